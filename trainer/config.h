@@ -1,5 +1,6 @@
-// Everything a run can be told, as structs whose fields() list each key once. forge reads a recipe into
-// a RunConfig through these lists; nothing here parses YAML.
+// Everything a run can be told, as structs whose fields() list each key once. forge reads a recipe
+// into a RunConfig through these lists; nothing here parses YAML. docs/recipes.md explains every
+// key.
 #pragma once
 
 #include <cstdint>
@@ -16,20 +17,25 @@ struct EnvConfig {
   std::string id;
   int64_t num = 8;
   std::vector<std::pair<std::string, std::string>> options;
-  bool normalize_obs = false, normalize_reward = false;
-  double clip_obs = 10, clip_reward = 10;
+  std::optional<int64_t> max_episode_steps;
+  bool normalize_obs = false, normalize_reward = false;  // details 28, 30
+  double clip_obs = 10, clip_reward = 10;                // details 29, 31
+  bool clip_actions = true;                              // detail 27
+  bool scale_pixels = true;                              // detail 22
   void fields(FieldVisitor& v);
 };
 
 struct ModelConfig {
-  std::string kind = "mlp";               // mlp | cnn | gru
+  std::string kind = "mlp";  // mlp | cnn | gru
   std::vector<int64_t> hidden = {64, 64};
-  std::string activation = "tanh";        // tanh | relu | silu | gelu
-  bool separate = true;                   // detail 13: separate trunks for policy and value
-  bool orthogonal = true;                 // detail 2
-  double log_std_init = 0;
-  bool sde = false;                       // state-dependent exploration
+  std::string activation = "tanh";  // tanh | relu | silu | gelu
+  bool separate = true;             // detail 13: separate trunks for policy and value
+  bool orthogonal = true;           // detail 2
+  double policy_gain = 0.01, value_gain = 1;
+  double log_std_init = 0;  // detail 24
+  bool sde = false;         // state-dependent exploration
   int64_t sde_sample_freq = -1;
+  int64_t recurrent_size = 64;
   void fields(FieldVisitor& v);
 };
 
@@ -42,16 +48,19 @@ struct TrainerConfig {
   std::string algo = "ppo";
   int64_t total_steps = 100'000;
   double lr = 3e-4;
-  std::string lr_schedule = "constant";   // constant | linear
-  double adam_eps = 1e-5;
-  double gamma = 0.99, gae_lambda = 0.95;
-  int64_t epochs = 4, batch_size = 256;
-  double clip_range = 0.2;
+  std::string lr_schedule = "constant";  // constant | linear (detail 4)
+  double adam_eps = 1e-5;                // detail 3
+  double adam_beta1 = 0.9, adam_beta2 = 0.999;
+  double weight_decay = 0;
+  double gamma = 0.99, gae_lambda = 0.95;  // detail 5
+  int64_t epochs = 4, batch_size = 256;    // detail 6
+  bool shuffle = true;
+  double clip_range = 0.2;  // detail 8
   std::string clip_schedule = "constant";
-  std::optional<double> clip_range_vf;
-  bool normalize_advantage = true;
-  double ent_coef = 0, vf_coef = 0.5;
-  double max_grad_norm = 0.5;
+  std::optional<double> clip_range_vf;  // detail 9
+  bool normalize_advantage = true;      // detail 7
+  double ent_coef = 0, vf_coef = 0.5;   // detail 10
+  double max_grad_norm = 0.5;           // detail 11
   std::optional<double> target_kl;
   bool truncation_bootstrap = true;
   std::vector<std::pair<std::string, double>> stop;  // e.g. eval/mean_reward: 475
@@ -59,7 +68,7 @@ struct TrainerConfig {
 };
 
 struct EvalConfig {
-  int64_t every = 0;       // environment steps; 0 = only at the end
+  int64_t every = 0;  // environment steps; 0 = only at the end
   int64_t episodes = 20;
   int64_t seed = 9;
   bool deterministic = true;
@@ -68,12 +77,12 @@ struct EvalConfig {
 
 struct PlacementConfig {
   std::string mode = "inline";
-  int64_t threads = 0;     // 0 = all cores
+  int64_t threads = 0;  // 0 = all cores
   void fields(FieldVisitor& v);
 };
 
 struct CheckpointConfig {
-  int64_t every = 0;       // environment steps; 0 = only at the end
+  int64_t every = 0;  // environment steps; 0 = only at the end
   int64_t keep = 3;
   void fields(FieldVisitor& v);
 };
@@ -87,6 +96,11 @@ struct RunConfig {
   EvalConfig eval;
   PlacementConfig placement;
   CheckpointConfig checkpoint;
+  /// `seed` and every section above, in this order.
+  void fields(FieldVisitor& v);
+  /// Rules between keys that need no environment (a minibatch larger than the rollout, ...);
+  /// where the environment is known); ValueError names the keys.
+  void check() const;
 };
 
 }  // namespace bessemer

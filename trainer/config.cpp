@@ -1,0 +1,192 @@
+#include "trainer/config.h"
+
+#include <charconv>
+
+#include "core/base/error.h"
+
+namespace bessemer {
+
+void EnvConfig::fields(FieldVisitor& v) {
+  v.field("id", id, {.doc = "environment, as `bessemer env list` names it"});
+  v.field("num", num, {.doc = "instances stepped together", .min = 1, .max = 1 << 20});
+  v.field("options", options,
+          {.doc = "options of the environment, as `bessemer env info ID` lists them"});
+  v.field("max_episode_steps", max_episode_steps,
+          {.doc = "time limit in steps instead of the environment's own; 0 removes it", .min = 0});
+  v.field(
+      "normalize_obs", normalize_obs,
+      {.doc = "observations minus their running mean, over their running deviation (detail 28)"});
+  v.field("normalize_reward", normalize_reward,
+          {.doc = "rewards over the running deviation of the discounted return (detail 30)"});
+  v.field(
+      "clip_obs", clip_obs,
+      {.doc = "bound of a normalised observation (detail 29)", .min = 0, .exclusive_min = true});
+  v.field("clip_reward", clip_reward,
+          {.doc = "bound of a normalised reward (detail 31)", .min = 0, .exclusive_min = true});
+  v.field("clip_actions", clip_actions,
+          {.doc = "clip continuous actions to their bounds for the environment only; the unclipped "
+                  "action is stored and trained on (detail 27)"});
+  v.field("scale_pixels", scale_pixels,
+          {.doc = "divide u8 observations by 255 before the network (detail 22)"});
+}
+
+void ModelConfig::fields(FieldVisitor& v) {
+  v.field("kind", kind,
+          {.doc = "network: fully connected, convolutional, or recurrent",
+           .choices = {"mlp", "cnn", "gru"}});
+  v.field("hidden", hidden, {.doc = "widths of the hidden layers", .min = 1, .max = 65536});
+  v.field("activation", activation,
+          {.doc = "between the layers", .choices = {"tanh", "relu", "silu", "gelu"}});
+  v.field("separate", separate,
+          {.doc = "policy and value have trunks of their own (details 13, 26); false: one shared "
+                  "trunk (detail 21)"});
+  v.field("orthogonal", orthogonal,
+          {.doc = "orthogonal weights with gain sqrt(2), zero biases (detail 2); false: "
+                  "uniform(+-1/sqrt(inputs))"});
+  v.field("policy_gain", policy_gain,
+          {.doc = "orthogonal gain of the policy's last layer", .min = 0, .exclusive_min = true});
+  v.field("value_gain", value_gain,
+          {.doc = "orthogonal gain of the value's last layer", .min = 0, .exclusive_min = true});
+  v.field("log_std_init", log_std_init,
+          {.doc = "first value of the log standard deviation (detail 24)", .min = -20, .max = 20});
+  v.field("sde", sde,
+          {.doc = "state-dependent exploration (gSDE) instead of independent noise a step"});
+  v.field("sde_sample_freq", sde_sample_freq,
+          {.doc = "steps between new exploration matrices; -1: once a rollout", .min = -1});
+  v.field("recurrent_size", recurrent_size,
+          {.doc = "width of the recurrent state (kind gru)", .min = 1, .max = 65536});
+}
+
+void RolloutConfig::fields(FieldVisitor& v) {
+  v.field("steps", steps,
+          {.doc = "steps of each instance between updates (detail 1)", .min = 1, .max = 1 << 24});
+}
+
+namespace {
+
+/// `stop` is a mapping of metric names to thresholds; the visitor carries mappings as text.
+void stop_field(FieldVisitor& v, std::vector<std::pair<std::string, double>>& stop) {
+  std::vector<std::pair<std::string, std::string>> text;
+  for (auto& [name, bound] : stop) text.emplace_back(name, cat(bound));
+  v.field(
+      "stop", text,
+      {.doc =
+           "metric: threshold; the run ends once every listed metric is at least its threshold"});
+  stop.clear();
+  for (auto& [name, bound] : text) {
+    double value = 0;
+    const char* end = bound.data() + bound.size();
+    const auto read = std::from_chars(bound.data(), end, value);
+    BESSEMER_CHECK(read.ec == std::errc() && read.ptr == end, ValueError, "trainer.stop.", name,
+                   ": expected a number, got '", bound, "'");
+    stop.emplace_back(name, value);
+  }
+}
+
+}  // namespace
+
+void TrainerConfig::fields(FieldVisitor& v) {
+  v.field("algo", algo, {.doc = "algorithm", .choices = {"ppo"}});
+  // A longer run keeps its bits only where nothing is scheduled over the whole of it.
+  const bool scheduled = lr_schedule != "constant" || clip_schedule != "constant";
+  v.field("total_steps", total_steps,
+          {.doc = "environment steps of the whole run", .min = 1, .resume = !scheduled});
+  v.field("lr", lr, {.doc = "Adam's learning rate", .min = 0, .exclusive_min = true});
+  v.field("lr_schedule", lr_schedule,
+          {.doc = "linear: to 0 at total_steps (detail 4)", .choices = {"constant", "linear"}});
+  v.field("adam_eps", adam_eps,
+          {.doc = "Adam's epsilon (detail 3)", .min = 0, .exclusive_min = true});
+  v.field("adam_beta1", adam_beta1,
+          {.doc = "decay of Adam's first moment", .min = 0, .max = 0.999999});
+  v.field("adam_beta2", adam_beta2,
+          {.doc = "decay of Adam's second moment", .min = 0, .max = 0.999999});
+  v.field("weight_decay", weight_decay, {.doc = "decoupled weight decay (AdamW)", .min = 0});
+  v.field("gamma", gamma, {.doc = "discount", .min = 0, .max = 1});
+  v.field("gae_lambda", gae_lambda,
+          {.doc = "lambda of generalised advantage estimation (detail 5)", .min = 0, .max = 1});
+  v.field("epochs", epochs, {.doc = "passes over each rollout", .min = 1});
+  v.field("batch_size", batch_size,
+          {.doc = "samples of a minibatch (kind gru: rounded to whole sequences)", .min = 1});
+  v.field("shuffle", shuffle,
+          {.doc = "new minibatch order every epoch (details 6, 35); false: in order of time"});
+  v.field("clip_range", clip_range,
+          {.doc = "clip of the probability ratio (detail 8)", .min = 0, .exclusive_min = true});
+  v.field("clip_schedule", clip_schedule,
+          {.doc = "linear: clip_range to 0 at total_steps", .choices = {"constant", "linear"}});
+  v.field("clip_range_vf", clip_range_vf,
+          {.doc = "clip of the value's change (detail 9); null: none",
+           .min = 0,
+           .exclusive_min = true});
+  v.field("normalize_advantage", normalize_advantage,
+          {.doc = "advantages of each minibatch to mean 0, deviation 1 (detail 7)"});
+  v.field("ent_coef", ent_coef, {.doc = "weight of the entropy bonus (detail 10)", .min = 0});
+  v.field("vf_coef", vf_coef, {.doc = "weight of the value loss (detail 10)", .min = 0});
+  v.field("max_grad_norm", max_grad_norm,
+          {.doc = "clip of the global gradient norm (detail 11); 0: none", .min = 0});
+  v.field("target_kl", target_kl,
+          {.doc = "ends an iteration's updates once approx_kl exceeds 1.5 times this; null: never",
+           .min = 0,
+           .exclusive_min = true});
+  v.field(
+      "truncation_bootstrap", truncation_bootstrap,
+      {.doc = "adds gamma * V(final observation) to the reward where a time limit cut an episode"});
+  stop_field(v, stop);
+}
+
+void EvalConfig::fields(FieldVisitor& v) {
+  v.field("every", every,
+          {.doc = "environment steps between evaluations; 0: only at the end",
+           .min = 0,
+           .resume = true});
+  v.field("episodes", episodes, {.doc = "episodes of an evaluation", .min = 1, .resume = true});
+  v.field(
+      "seed", seed,
+      {.doc = "seed of the first episode; the next one's is one more", .min = 0, .resume = true});
+  v.field("deterministic", deterministic,
+          {.doc = "take the most likely action instead of sampling", .resume = true});
+}
+
+void PlacementConfig::fields(FieldVisitor& v) {
+  v.field("mode", mode, {.doc = "where the work runs", .choices = {"inline"}, .resume = true});
+  v.field("threads", threads,
+          {.doc = "worker threads; 0: one a core", .min = 0, .max = 4096, .resume = true});
+}
+
+void CheckpointConfig::fields(FieldVisitor& v) {
+  v.field("every", every,
+          {.doc = "environment steps between checkpoints; 0: only at the end",
+           .min = 0,
+           .resume = true});
+  v.field("keep", keep, {.doc = "newest checkpoints kept", .min = 1, .resume = true});
+}
+
+void RunConfig::fields(FieldVisitor& v) {
+  v.field("seed", seed, {.doc = "of everything random in the run", .min = 0});
+  const auto section = [&](std::string_view name, std::string_view doc, auto& config) {
+    if (!v.begin(name, {.doc = doc})) return;
+    config.fields(v);
+    v.end();
+  };
+  section("env", "what is learned in", env);
+  section("model", "the network", model);
+  section("rollout", "how experience is collected", rollout);
+  section("trainer", "how it is learned from", trainer);
+  section("eval", "how the policy is judged", eval);
+  section("placement", "where the work runs", placement);
+  section("checkpoint", "what is kept on disk", checkpoint);
+}
+
+void RunConfig::check() const {
+  const int64_t samples = rollout.steps * env.num;
+  BESSEMER_CHECK(trainer.batch_size <= samples, ValueError, "trainer.batch_size is ",
+                 trainer.batch_size, ", but a rollout has only ", samples,
+                 " samples (rollout.steps * env.num)");
+  BESSEMER_CHECK(model.kind != "gru" || trainer.batch_size >= rollout.steps, ValueError,
+                 "trainer.batch_size is ", trainer.batch_size,
+                 ": a recurrent minibatch holds whole sequences, at least rollout.steps = ",
+                 rollout.steps, " samples (detail 35)");
+  BESSEMER_CHECK(!model.sde || model.sde_sample_freq != 0, ValueError,
+                 "model.sde_sample_freq must be -1 or positive");
+}
+
+}  // namespace bessemer
