@@ -1,4 +1,5 @@
-// Gradients of what was computed: define-by-run, reverse mode, differentiable again with create_graph.
+// Gradients of what was computed: define-by-run, reverse mode, differentiable again with
+// create_graph.
 #pragma once
 
 #include <functional>
@@ -18,8 +19,8 @@ void set_grad(const Tensor& leaf, const Tensor& gradient);
 /// Forgets it.
 void clear_grad(const Tensor& leaf);
 
-/// Adds d(loss)/d(leaf) to the gradient of every leaf that `loss` depends on. `gradient` is d/d(loss), 1
-/// for a 0-d loss. The graph is freed as it is walked unless `retain_graph`.
+/// Adds d(loss)/d(leaf) to the gradient of every leaf that `loss` depends on. `gradient` is
+/// d/d(loss), 1 for a 0-d loss. The graph is freed as it is walked unless `retain_graph`.
 void backward(const Tensor& loss, const Tensor& gradient = {}, bool retain_graph = false,
               bool create_graph = false);
 

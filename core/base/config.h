@@ -16,9 +16,9 @@ struct FieldInfo {
   std::string_view doc;
   double min = -std::numeric_limits<double>::infinity();
   double max = std::numeric_limits<double>::infinity();
-  bool exclusive_min = false;                  // true: the value must be above `min`
-  std::vector<std::string> choices = {};       // for strings
-  bool resume = false;                         // may change when a run is resumed
+  bool exclusive_min = false;             // true: the value must be above `min`
+  std::vector<std::string> choices = {};  // for strings
+  bool resume = false;                    // may change when a run is resumed
 };
 
 /// Called once for each key, in the order in which the resolved recipe prints them.
@@ -31,8 +31,10 @@ class FieldVisitor {
   virtual void field(std::string_view name, std::string& value, const FieldInfo& info) = 0;
   virtual void field(std::string_view name, std::vector<int64_t>& value, const FieldInfo& info) = 0;
   /// null in YAML: no value.
-  virtual void field(std::string_view name, std::optional<double>& value, const FieldInfo& info) = 0;
-  virtual void field(std::string_view name, std::optional<int64_t>& value, const FieldInfo& info) = 0;
+  virtual void field(std::string_view name, std::optional<double>& value,
+                     const FieldInfo& info) = 0;
+  virtual void field(std::string_view name, std::optional<int64_t>& value,
+                     const FieldInfo& info) = 0;
   virtual void field(std::string_view name, std::optional<std::string>& value,
                      const FieldInfo& info) = 0;
   /// A mapping of names to scalars, as env.options: value keeps the text of each scalar.

@@ -39,23 +39,41 @@ Dtype dtype_parse(std::string_view name);
 template <class T>
 constexpr Dtype dtype_of() = delete;
 template <>
-constexpr Dtype dtype_of<bool>() { return Dtype::boolean; }
+constexpr Dtype dtype_of<bool>() {
+  return Dtype::boolean;
+}
 template <>
-constexpr Dtype dtype_of<uint8_t>() { return Dtype::u8; }
+constexpr Dtype dtype_of<uint8_t>() {
+  return Dtype::u8;
+}
 template <>
-constexpr Dtype dtype_of<int8_t>() { return Dtype::i8; }
+constexpr Dtype dtype_of<int8_t>() {
+  return Dtype::i8;
+}
 template <>
-constexpr Dtype dtype_of<int32_t>() { return Dtype::i32; }
+constexpr Dtype dtype_of<int32_t>() {
+  return Dtype::i32;
+}
 template <>
-constexpr Dtype dtype_of<int64_t>() { return Dtype::i64; }
+constexpr Dtype dtype_of<int64_t>() {
+  return Dtype::i64;
+}
 template <>
-constexpr Dtype dtype_of<f16>() { return Dtype::f16; }
+constexpr Dtype dtype_of<f16>() {
+  return Dtype::f16;
+}
 template <>
-constexpr Dtype dtype_of<bf16>() { return Dtype::bf16; }
+constexpr Dtype dtype_of<bf16>() {
+  return Dtype::bf16;
+}
 template <>
-constexpr Dtype dtype_of<float>() { return Dtype::f32; }
+constexpr Dtype dtype_of<float>() {
+  return Dtype::f32;
+}
 template <>
-constexpr Dtype dtype_of<double>() { return Dtype::f64; }
+constexpr Dtype dtype_of<double>() {
+  return Dtype::f64;
+}
 
 inline float to_float(bf16 x) { return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
 /// Round to nearest even; NaN stays NaN.

@@ -49,8 +49,7 @@ inline void cat_one(std::string& out, const std::string& text) { out += text; }
 inline void cat_one(std::string& out, char c) { out += c; }
 inline void cat_one(std::string& out, bool value) { out += value ? "true" : "false"; }
 template <class T>
-  requires(std::integral<T> || std::floating_point<T>)
-void cat_one(std::string& out, T value) {
+requires(std::integral<T> || std::floating_point<T>) void cat_one(std::string& out, T value) {
   char text[64];
   out.append(text, std::to_chars(text, text + sizeof text, value).ptr);
 }
@@ -93,9 +92,9 @@ std::string did_you_mean(std::string_view name, std::span<const std::string> can
 }  // namespace bessemer
 
 /// Checks `condition`; the parts are only joined when it fails.
-#define BESSEMER_CHECK(condition, ErrorType, ...)                                        \
-  do {                                                                                   \
-    if (!(condition)) [[unlikely]] {                                                     \
-      ::bessemer::fail<::bessemer::ErrorType>(__VA_ARGS__);                              \
-    }                                                                                    \
+#define BESSEMER_CHECK(condition, ErrorType, ...)           \
+  do {                                                      \
+    if (!(condition)) [[unlikely]] {                        \
+      ::bessemer::fail<::bessemer::ErrorType>(__VA_ARGS__); \
+    }                                                       \
   } while (0)

@@ -13,10 +13,18 @@ auto find(auto& values, std::string_view name) {
 void combine(MetricValue& into, const MetricValue& more) {
   switch (into.reduction) {
     case Reduction::mean:
-    case Reduction::sum: into.total += more.total; break;
-    case Reduction::min: into.total = std::min(into.total, more.total); break;
-    case Reduction::max: into.total = std::max(into.total, more.total); break;
-    case Reduction::last: into.total = more.total; break;
+    case Reduction::sum:
+      into.total += more.total;
+      break;
+    case Reduction::min:
+      into.total = std::min(into.total, more.total);
+      break;
+    case Reduction::max:
+      into.total = std::max(into.total, more.total);
+      break;
+    case Reduction::last:
+      into.total = more.total;
+      break;
   }
   into.weight += more.weight;
 }

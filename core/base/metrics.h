@@ -15,7 +15,9 @@ struct MetricValue {
   Reduction reduction = Reduction::mean;
   double total = 0;
   double weight = 0;
-  double value() const { return reduction == Reduction::mean ? (weight > 0 ? total / weight : 0) : total; }
+  double value() const {
+    return reduction == Reduction::mean ? (weight > 0 ? total / weight : 0) : total;
+  }
 };
 
 /// A small ordered table of named values; names are the field's ("rollout/ep_rew_mean").
@@ -23,7 +25,9 @@ class Metrics {
  public:
   void add(std::string_view name, double value, Reduction reduction = Reduction::mean,
            double weight = 1);
-  void mean(std::string_view name, double value, double weight = 1) { add(name, value, Reduction::mean, weight); }
+  void mean(std::string_view name, double value, double weight = 1) {
+    add(name, value, Reduction::mean, weight);
+  }
   void last(std::string_view name, double value) { add(name, value, Reduction::last); }
   void merge(const Metrics& other);
   void clear() { values_.clear(); }

@@ -31,14 +31,14 @@ inline PhiloxBlock philox(uint64_t key, uint64_t counter_low, uint64_t counter_h
 
 /// Names what a draw is for, so that no two purposes ever share numbers.
 enum class Stream : uint64_t {
-  init = 1,      // parameters
-  action = 2,    // action and token draws: index = global instance or sequence, counter = step
-  shuffle = 3,   // minibatch order
+  init = 1,     // parameters
+  action = 2,   // action and token draws: index = global instance or sequence, counter = step
+  shuffle = 3,  // minibatch order
   environment = 4,
   exploration = 5,
   data = 6,
   evaluation = 7,
-  user = 64,     // from here on free for callers
+  user = 64,  // from here on free for callers
 };
 
 /// A keyed source: `at(index, counter)` gives four words, always the same ones.

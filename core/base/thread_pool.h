@@ -22,8 +22,9 @@ class ThreadPool {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  /// Calls body(i) for every i in [0, tasks), each exactly once, on any thread; returns when all are
-  /// done. The first exception is rethrown here. Calls do not nest: an inner run is done inline.
+  /// Calls body(i) for every i in [0, tasks), each exactly once, on any thread; returns when all
+  /// are done. The first exception is rethrown here. Calls do not nest: an inner run is done
+  /// inline.
   template <class Body>
   void run(int64_t tasks, Body&& body) {
     if (tasks <= 0) return;
@@ -32,7 +33,10 @@ class ThreadPool {
       return;
     }
     run_erased(
-        tasks, [](void* context, int64_t i) { (*static_cast<std::remove_reference_t<Body>*>(context))(i); },
+        tasks,
+        [](void* context, int64_t i) {
+          (*static_cast<std::remove_reference_t<Body>*>(context))(i);
+        },
         const_cast<void*>(static_cast<const void*>(&body)));
   }
 

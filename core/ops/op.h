@@ -1,4 +1,5 @@
-// What a row of the op table holds, and how an operation is applied. To add one: docs/adding_an_op.md.
+// What a row of the op table holds, and how an operation is applied. To add one:
+// docs/adding_an_op.md.
 #pragma once
 
 #include <array>
@@ -11,8 +12,8 @@
 
 namespace bessemer {
 
-/// 64 bytes of plain data beside the tensors, compared and hashed as bytes. Whatever changes between
-/// steps (learning rate, counters) is a 0-d tensor input, never in here.
+/// 64 bytes of plain data beside the tensors, compared and hashed as bytes. Whatever changes
+/// between steps (learning rate, counters) is a 0-d tensor input, never in here.
 struct Attrs {
   alignas(8) unsigned char bytes[64] = {};
 
@@ -31,7 +32,17 @@ struct Attrs {
   }
 };
 
-enum class Kind : uint8_t { unary, binary, reduce, view, index, contraction, random, memory, fused };
+enum class Kind : uint8_t {
+  unary,
+  binary,
+  reduce,
+  view,
+  index,
+  contraction,
+  random,
+  memory,
+  fused
+};
 
 /// Bits of OpInfo::flags and OpInfo::saves.
 enum : uint16_t {
@@ -58,8 +69,8 @@ struct VjpContext {
   bool want(int i) const { return wants >> i & 1; }
 };
 
-/// Fills `grads[i]` for wanted inputs; written in tensor operations, so that it can be differentiated,
-/// traced and called twice with different `wants`.
+/// Fills `grads[i]` for wanted inputs; written in tensor operations, so that it can be
+/// differentiated, traced and called twice with different `wants`.
 using Vjp = void (*)(const VjpContext& context, Tensor* grads);
 
 struct OpInfo {
@@ -67,9 +78,9 @@ struct OpInfo {
   Kind kind = Kind::fused;
   uint8_t inputs = 1, outputs = 1;
   uint16_t saves = kSaveNone;
-  Vjp vjp = nullptr;              // null: no gradient
-  /// Computes the outputs (allocating them) on the CPU. Null for elementwise rows, whose loops are in
-  /// cpu::KernelTable, and for views.
+  Vjp vjp = nullptr;  // null: no gradient
+  /// Computes the outputs (allocating them) on the CPU. Null for elementwise rows, whose loops are
+  /// in cpu::KernelTable, and for views.
   void (*cpu)(const Tensor* const* in, const Attrs& attrs, Tensor* out) = nullptr;
   void (*cuda)(const Tensor* const* in, const Attrs& attrs, Tensor* out) = nullptr;
   /// Fused rows: the same result from primitives; reference, fallback and fusion input.
@@ -102,10 +113,10 @@ struct OpText {
 };
 extern const std::array<OpText, kOps> op_texts;
 
-/// How autograd learns what was computed; set once by autograd. Called only in grad mode and when an
-/// input requires a gradient and the row has a vjp.
-extern void (*record_op)(OpId id, const Attrs& attrs, const Tensor* const* in, int inputs, Tensor* out,
-                         int outputs);
+/// How autograd learns what was computed; set once by autograd. Called only in grad mode and when
+/// an input requires a gradient and the row has a vjp.
+extern void (*record_op)(OpId id, const Attrs& attrs, const Tensor* const* in, int inputs,
+                         Tensor* out, int outputs);
 
 /// Tells autograd (grad mode) what was computed. Every op function ends with it.
 inline void finish_op(OpId id, const Attrs& attrs, const Tensor* const* in, int inputs, Tensor* out,
@@ -121,7 +132,8 @@ inline void finish_op(OpId id, const Attrs& attrs, const Tensor* const* in, int 
 }
 
 /// Runs a row's CPU kernel and records it. The usual body of an op function:
-///     Tensor softmax(const Tensor& x, int64_t dim) { checks; return apply(OpId::softmax, attrs, x); }
+///     Tensor softmax(const Tensor& x, int64_t dim) { checks; return apply(OpId::softmax, attrs,
+///     x); }
 template <class... In>
 Tensor apply(OpId id, const Attrs& attrs, const In&... in) {
   const Tensor* inputs[] = {&in...};

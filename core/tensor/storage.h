@@ -1,5 +1,5 @@
-// Reference-counted memory of a tensor. Small blocks come from thread-local size classes; a block of up
-// to kInlineBytes lives in the header itself.
+// Reference-counted memory of a tensor. Small blocks come from thread-local size classes; a block
+// of up to kInlineBytes lives in the header itself.
 #pragma once
 
 #include <atomic>
@@ -31,7 +31,7 @@ struct Storage {
   size_t bytes = 0;
   Device device;
   uint8_t size_class = 0;
-  bool read_only = false;            // memory lent by somebody who does not allow writes
+  bool read_only = false;                    // memory lent by somebody who does not allow writes
   void (*release)(void* context) = nullptr;  // foreign memory (NumPy, DLPack, files)
   void* context = nullptr;
   PackedWeight* packed = nullptr;

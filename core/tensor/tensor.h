@@ -21,14 +21,14 @@ struct TensorImpl {
   bool contiguous = true;
   bool requires_grad = false;  // true also for tensors made from ones that require it
   Device device;
-  uint16_t output_index = 0;   // which output of `node`
+  uint16_t output_index = 0;  // which output of `node`
   int64_t numel = 1;
   char* data = nullptr;
   Storage* storage = nullptr;
   Node* node = nullptr;
   Leaf* leaf = nullptr;
   int64_t shape[kMaxDims];
-  int64_t strides[kMaxDims];   // in elements; may be 0 (expanded) or negative (flipped)
+  int64_t strides[kMaxDims];  // in elements; may be 0 (expanded) or negative (flipped)
 
   Shape sizes() const { return Shape(std::span<const int64_t>(shape, ndim)); }
 };
@@ -61,7 +61,8 @@ class Tensor {
   }
   ~Tensor() { drop(); }
 
-  // --- creation -----------------------------------------------------------------------------------
+  // --- creation
+  // -----------------------------------------------------------------------------------
   static Tensor empty(const Shape& shape, Dtype dtype = Dtype::f32);
   static Tensor zeros(const Shape& shape, Dtype dtype = Dtype::f32);
   static Tensor ones(const Shape& shape, Dtype dtype = Dtype::f32) { return full(shape, 1, dtype); }
@@ -83,7 +84,8 @@ class Tensor {
   static Tensor wrap(void* data, Dtype dtype, const Shape& shape, const int64_t* strides,
                      void (*release)(void*), void* context, bool read_only = false);
 
-  // --- what it is ---------------------------------------------------------------------------------
+  // --- what it is
+  // ---------------------------------------------------------------------------------
   bool defined() const { return impl_ != nullptr; }
   explicit operator bool() const { return defined(); }
   Dtype dtype() const { return impl_->dtype; }
@@ -114,10 +116,12 @@ class Tensor {
   /// The only element, as double; ValueError when there are several.
   double item() const;
   ArrayView view() const;  // contiguous tensors only
-  /// Tells the storage that its elements were written by hand: packed forms and saved copies see it.
+  /// Tells the storage that its elements were written by hand: packed forms and saved copies see
+  /// it.
   void bump() const { impl_->storage->version.fetch_add(1, std::memory_order_relaxed); }
 
-  // --- gradient -----------------------------------------------------------------------------------
+  // --- gradient
+  // -----------------------------------------------------------------------------------
   bool requires_grad() const { return impl_->requires_grad; }
   /// Shares the elements, knows nothing of how they were made.
   Tensor detach() const;
@@ -138,6 +142,11 @@ class Tensor {
   TensorImpl* impl_ = nullptr;
 };
 static_assert(sizeof(Tensor) == 8);
+
+/// A tensor over part of `base`'s storage: the elements start `offset` elements after base's first
+/// and lie at `strides`. Knows nothing of gradients; view rows record themselves.
+Tensor make_view(const Tensor& base, const Shape& shape, const int64_t* strides,
+                 int64_t offset = 0);
 
 /// What an operation does besides computing: the whole dispatcher is this byte.
 enum Mode : uint8_t { kModeGrad = 1, kModeTrace = 2 };
