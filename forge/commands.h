@@ -1,0 +1,15 @@
+// The commands of the program, one function each; they print to stdout and return the exit code.
+#pragma once
+
+#include "forge/arguments.h"
+
+namespace bessemer {
+
+constexpr int kExitOk = 0;
+constexpr int kExitFailure = 1;
+constexpr int kExitUsage = 2;
+constexpr int kExitInterrupted = 130;
+
+int command_run(const Arguments& arguments);
+
+}  // namespace bessemer

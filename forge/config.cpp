@@ -1,0 +1,171 @@
+#include "forge/config.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <memory>
+
+namespace bessemer {
+
+namespace {
+
+/// Keys of the planned schema that nothing here can honour yet.
+constexpr UnavailableKey kUnavailable[] = {
+    {"reward"},
+    {"init"},
+    {"data"},
+    {"device", "cuda"},
+    {"device", "cuda:0"},
+    {"device", "cuda:1"},
+    {"env.wrappers"},
+    {"env.address"},
+    {"env.keys"},
+    {"env.token"},
+    {"model.path"},
+    {"model.dtype"},
+    {"model.kind", "decoder"},
+    {"rollout.groups"},
+    {"rollout.size"},
+    {"rollout.max_tokens"},
+    {"rollout.temperature"},
+    {"eval.split"},
+    {"placement.mode", "processes"},
+    {"placement.workers"},
+    {"placement.max_staleness"},
+    {"placement.restarts"},
+    {"placement.lease"},
+    {"metrics.prometheus"},
+    {"metrics.trace"},
+};
+
+std::vector<RecipeWriter::Line> flat(const Recipe& recipe) {
+  RecipeWriter writer;
+  Recipe(recipe).fields(writer);
+  return writer.lines();
+}
+
+bool larger(const std::string& before, const std::string& after) {
+  return std::strtoll(after.c_str(), nullptr, 10) > std::strtoll(before.c_str(), nullptr, 10);
+}
+
+}  // namespace
+
+void MetricsConfig::fields(FieldVisitor& v) {
+  v.field("console", console, {.doc = "progress on the terminal", .resume = true});
+  v.field("tensorboard", tensorboard, {.doc = "TensorBoard event files", .resume = true});
+  v.field("jsonl", jsonl, {.doc = "metrics.jsonl, one row an iteration", .resume = true});
+}
+
+void Recipe::fields(FieldVisitor& v) {
+  v.field("schema", schema, {.doc = "version of the recipe's format"});
+  v.field("seeds", seeds,
+          {.doc = "so many runs in out/seed-0, out/seed-1, ... and their aggregate",
+           .min = 1,
+           .max = 10'000});
+  v.field("out", out, {.doc = "folder of the run, from the working directory", .resume = true});
+  v.field("device", device, {.doc = "where tensors live", .choices = {"cpu"}});
+  run.fields(v);
+  if (v.begin("metrics", {.doc = "where measurements go"})) {
+    metrics.fields(v);
+    v.end();
+  }
+}
+
+std::string Recipe::yaml() const {
+  RecipeWriter writer;
+  Recipe(*this).fields(writer);
+  return writer.yaml();
+}
+
+std::string Recipe::where(std::string_view path) const {
+  const RecipeNode* node = &root;
+  for (;;) {
+    const size_t dot = path.find('.');
+    const RecipeNode::Entry* entry = node->find(path.substr(0, dot));
+    if (!entry) return "";
+    node = &entry->value;
+    if (dot == std::string_view::npos) return cat(node->where, ": ");
+    path.remove_prefix(dot + 1);
+  }
+}
+
+Recipe load_recipe_text(std::string_view text, const std::string& file,
+                        std::span<const std::string> overrides) {
+  Recipe recipe;
+  recipe.root = parse_recipe(text, file);
+  for (const std::string& assignment : overrides) apply_override(recipe.root, assignment);
+  recipe.name = std::filesystem::path(file).stem().string();
+
+  RecipeReader reader(recipe.root, kUnavailable);
+  try {
+    recipe.fields(reader);
+  } catch (const RecipeError&) {
+    throw;
+  } catch (const ValueError& error) {
+    // a field that checks its own text names its path first: "trainer.stop.x: expected ..."
+    const std::string what = error.what();
+    const std::string where = recipe.where(what.substr(0, what.find(": ")));
+    throw RecipeError(where.empty() ? cat(file, ": ", what) : cat(where, what));
+  }
+  if (!reader.given("schema")) {
+    reader.reject("schema", cat("is missing: this version reads 'schema: ", kRecipeSchema, "'"));
+  } else if (recipe.schema != kRecipeSchema) {
+    reader.reject("schema",
+                  cat("must be ", kRecipeSchema, " for this version, got ", recipe.schema));
+  }
+  if (!reader.given("env.id")) reader.reject("env.id", "is missing: which environment to learn in");
+  if (recipe.seeds && reader.given("seed")) {
+    reader.reject("seeds", "and 'seed' exclude each other: seeds: N runs seeds 0 to N - 1");
+  }
+  reader.finish();
+  try {
+    recipe.run.check();
+  } catch (const ValueError& error) {
+    // names the keys; the position of the first one it names is the most useful
+    const std::string what = error.what();
+    const std::string where = recipe.where(what.substr(0, what.find_first_of(" :,")));
+    throw RecipeError(where.empty() ? cat(file, ": ", what) : cat(where, what));
+  }
+  return recipe;
+}
+
+Recipe load_recipe(const std::string& file, std::span<const std::string> overrides) {
+  return load_recipe_text(read_text_file(file), file, overrides);
+}
+
+void check_resumable(const Recipe& before, const Recipe& after) {
+  const auto old_lines = flat(before), new_lines = flat(after);
+  std::string findings;
+  for (const RecipeWriter::Line& now : new_lines) {
+    const auto same_path = [&](const RecipeWriter::Line& line) { return line.path == now.path; };
+    const auto old = std::find_if(old_lines.begin(), old_lines.end(), same_path);
+    if (old == old_lines.end() || old->value == now.value) continue;
+    const bool total = now.path == "trainer.total_steps";
+    if (now.resume && (!total || larger(old->value, now.value))) continue;
+    std::string reason = "would make another run";
+    if (total) {
+      reason = now.resume ? "may only grow when a run is resumed"
+                          : "cannot change: a schedule of the run depends on it";
+    }
+    findings +=
+        cat(findings.empty() ? "" : "\n", after.where(now.path), "'", now.path, "' ", reason, " (",
+            old->value, " -> ", now.value, "); --fork out=NEW starts one from here");
+  }
+  if (!findings.empty()) throw RecipeError(findings);
+}
+
+std::string read_text_file(const std::string& path) {
+  std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
+  BESSEMER_CHECK(file, IoError, "cannot read ", path, ": ", std::strerror(errno));
+  std::string text;
+  char block[16384];
+  size_t got = 0;
+  while ((got = std::fread(block, 1, sizeof block, file.get())) > 0) text.append(block, got);
+  BESSEMER_CHECK(!std::ferror(file.get()), IoError, "cannot read ", path, ": ",
+                 std::strerror(errno));
+  return text;
+}
+
+}  // namespace bessemer

@@ -1,0 +1,84 @@
+// The program: finds the command, runs it, turns errors into exit codes.
+#include <cstdio>
+#include <exception>
+#include <new>
+
+#include "forge/commands.h"
+#include "forge/recipe.h"
+
+namespace bessemer {
+namespace {
+
+struct Entry {
+  Command command;
+  int (*run)(const Arguments&);
+};
+
+std::vector<Entry> command_table() {
+  return {
+      {{"run",
+        "RECIPE [a.b=c ...] | --resume DIR [a.b=c ...]",
+        "trains what a recipe says",
+        {{"--dry-run", {}, "print the plan and stop"},
+         {"--resume", "DIR", "go on with the run in DIR, bit for bit"},
+         {"--fork", {}, "with --resume: a new run in out=NEW that starts from DIR's checkpoint"},
+         {"--force", {}, "replace a run folder that exists"}},
+        "  a.b=c sets a key of the recipe, as trainer.lr=1e-3 or out=runs/mine."},
+       command_run},
+  };
+}
+
+int dispatch(std::span<const std::string> words) {
+  const std::vector<Entry> table = command_table();
+  std::vector<Command> commands;
+  for (const Entry& entry : table) commands.push_back(entry.command);
+  if (words.empty() || words[0] == "--help" || words[0] == "-h" || words[0] == "help") {
+    std::fputs(program_help(commands).c_str(), words.empty() ? stderr : stdout);
+    return words.empty() ? kExitUsage : kExitOk;
+  }
+  if (words[0] == "--version") {
+    std::puts("bessemer " BESSEMER_VERSION);
+    return kExitOk;
+  }
+  for (const Entry& entry : table) {
+    if (entry.command.name != words[0]) continue;
+    for (const std::string& word : words.subspan(1)) {
+      if (word == "--help" || word == "-h") {
+        std::fputs(command_help(entry.command).c_str(), stdout);
+        return kExitOk;
+      }
+    }
+    try {
+      return entry.run(parse_arguments(entry.command, words.subspan(1)));
+    } catch (const UsageError& error) {
+      std::fprintf(stderr, "%s\nusage: bessemer %s %s\n", error.what(), words[0].c_str(),
+                   std::string(entry.command.usage).c_str());
+      return kExitUsage;
+    }
+  }
+  std::vector<std::string> names{"--help", "--version"};
+  for (const Command& command : commands) names.emplace_back(command.name);
+  std::fprintf(stderr, "unknown command '%s'%s\n", words[0].c_str(),
+               did_you_mean(words[0], names).c_str());
+  return kExitUsage;
+}
+
+int run_program(int argc, char** argv) {
+  try {
+    const std::vector<std::string> words(argv + 1, argv + argc);
+    return dispatch(words);
+  } catch (const RecipeError& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return kExitUsage;
+  } catch (const std::bad_alloc&) {
+    std::fputs("out of memory\n", stderr);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "error: %s\n", error.what());
+  }
+  return kExitFailure;
+}
+
+}  // namespace
+}  // namespace bessemer
+
+int main(int argc, char** argv) { return bessemer::run_program(argc, argv); }
