@@ -1,0 +1,44 @@
+"""CPU kernels of PyTorch: GFLOP/s of linear layers, GB/s of memory-bound ones.
+
+usage: kernels.py [--threads 1]
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+from figures import emit
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--threads", type=int, default=1)
+threads = parser.parse_args().threads
+torch.set_num_threads(threads)
+
+
+def figure(work, amount, unit, body):
+    body()
+    times, end = [], time.perf_counter() + 0.4
+    while time.perf_counter() < end or len(times) < 5:
+        start = time.perf_counter()
+        body()
+        times.append(time.perf_counter() - start)
+    emit("torch", work, round(amount / statistics.median(times) / 1e9, 2), unit, threads=threads)
+
+
+with torch.no_grad():
+    for rows in (1, 8, 64, 512):
+        x, layer = torch.randn(rows, 576), torch.nn.Linear(576, 1536)
+        figure(
+            f"linear {rows} x 576 -> 1536",
+            2 * rows * 576 * 1536,
+            "GFLOP/s",
+            lambda x=x, f=layer: f(x),
+        )
+    x = torch.randn(1 << 24)
+    y, out, rows = torch.randn_like(x), torch.empty_like(x), x.view(-1, 1024)
+    figure("copy 64 MiB", 2 * x.nbytes, "GB/s", lambda: out.copy_(x))
+    figure("add 64 MiB", 3 * x.nbytes, "GB/s", lambda: torch.add(x, y, out=out))
+    figure("exp 64 MiB", 2 * x.nbytes, "GB/s", lambda: torch.exp(x, out=out))
+    figure("tanh 64 MiB", 2 * x.nbytes, "GB/s", lambda: torch.tanh(x, out=out))
+    figure("softmax 16384 x 1024", 2 * x.nbytes, "GB/s", lambda: torch.softmax(rows, -1))
