@@ -43,26 +43,27 @@ struct Ragged {
   }
 };
 
-/// Where a step's results go: flat arrays that the caller owns, one entry a row, in row order. A null
-/// pointer means "not wanted". `obs[c]` belongs to observation channel c; a ragged channel writes to
-/// `ragged_obs[c]` instead (its `obs[c]` is null).
+/// Where a step's results go: flat arrays that the caller owns, one entry a row, in row order. A
+/// null pointer means "not wanted". `obs[c]` belongs to observation channel c; a ragged channel
+/// writes to `ragged_obs[c]` instead (its `obs[c]` is null).
 struct StepBuffers {
   std::vector<void*> obs;
-  std::vector<Ragged*> ragged_obs;        // may be empty when no channel is ragged
-  float* reward = nullptr;                // [rows]
-  uint8_t* terminated = nullptr;          // [rows] 0 or 1
-  uint8_t* truncated = nullptr;           // [rows]; both may be 1, as in Gymnasium
-  uint8_t* fault = nullptr;               // [rows]; the reason is EnvBatch::fault_reason(row)
-  std::vector<void*> final_obs;           // dense; rows that ended in this step are written
+  std::vector<Ragged*> ragged_obs;  // may be empty when no channel is ragged
+  float* reward = nullptr;          // [rows]
+  uint8_t* terminated = nullptr;    // [rows] 0 or 1
+  uint8_t* truncated = nullptr;     // [rows]; both may be 1, as in Gymnasium
+  uint8_t* fault = nullptr;         // [rows]; the reason is EnvBatch::fault_reason(row)
+  std::vector<void*> final_obs;     // dense; rows that ended in this step are written
   std::vector<Ragged*> ragged_final_obs;
-  uint8_t* action_mask = nullptr;         // [rows, sum of n]
-  float* episode_return = nullptr;        // [rows]; written where an episode ended in this step
-  int64_t* episode_length = nullptr;      // [rows]; likewise
-  std::vector<float*> rewards;            // named components, may be empty
-  std::vector<void*> infos;               // info channels, may be empty
+  uint8_t* action_mask = nullptr;     // [rows, sum of n]
+  float* episode_return = nullptr;    // [rows]; written where an episode ended in this step
+  int64_t* episode_length = nullptr;  // [rows]; likewise
+  std::vector<float*> rewards;        // named components, may be empty
+  std::vector<void*> infos;           // info channels, may be empty
 };
 
-/// Actions of the rows concerned, one dense array [rows, action shape] of the channel's dtype, or text.
+/// Actions of the rows concerned, one dense array [rows, action shape] of the channel's dtype, or
+/// text.
 struct Actions {
   const void* data = nullptr;
   const Ragged* ragged = nullptr;
@@ -70,11 +71,11 @@ struct Actions {
 
 struct BatchOptions {
   int64_t num_envs = 1;
-  Options options;                            // checked against the Spec
+  Options options;  // checked against the Spec
   Autoreset autoreset = Autoreset::next_step;
-  std::optional<int64_t> max_episode_steps;   // overrides the Spec's; 0 = none
-  ThreadPool* pool = nullptr;                 // null: step on the calling thread
-  bool check_actions = true;                  // NaN and out-of-space actions: ValueError, nothing steps
+  std::optional<int64_t> max_episode_steps;  // overrides the Spec's; 0 = none
+  ThreadPool* pool = nullptr;                // null: step on the calling thread
+  bool check_actions = true;  // NaN and out-of-space actions: ValueError, nothing steps
 };
 
 class EnvBatch {
@@ -87,17 +88,19 @@ class EnvBatch {
   virtual Autoreset autoreset() const = 0;
 
   /// Starts new episodes where `mask` (one byte an environment) is set, or everywhere when it is
-  /// empty. `seeds`: empty continues each environment's stream, else one a reset environment (a NumPy
-  /// seed, as Gymnasium's reset(seed=...)). `reset_options` as Gymnasium's options ("low", "high").
+  /// empty. `seeds`: empty continues each environment's stream, else one a reset environment (a
+  /// NumPy seed, as Gymnasium's reset(seed=...)). `reset_options` as Gymnasium's options ("low",
+  /// "high").
   virtual void reset(std::span<const uint64_t> seeds, const Options& reset_options,
                      std::span<const uint8_t> mask, const StepBuffers& out) = 0;
 
   /// Steps every environment. Same bits for any number of threads.
   virtual void step(const Actions& actions, const StepBuffers& out) = 0;
 
-  /// Asynchronous halves of step: `send` queues actions for the environments `ids`; `recv` waits until
-  /// at least `at_least` environments are ready, writes their rows densely from the start of `out` and
-  /// their ids to `ids`, and returns how many. A sent environment is received exactly once.
+  /// Asynchronous halves of step: `send` queues actions for the environments `ids`; `recv` waits
+  /// until at least `at_least` environments are ready, writes their rows densely from the start of
+  /// `out` and their ids to `ids`, and returns how many. A sent environment is received exactly
+  /// once.
   virtual void send(const Actions& actions, std::span<const int64_t> ids) = 0;
   virtual int64_t recv(int64_t at_least, const StepBuffers& out, std::span<int64_t> ids) = 0;
 

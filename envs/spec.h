@@ -15,7 +15,7 @@ enum class SpaceKind : uint8_t { box, discrete, multi_discrete, multi_binary, te
 
 /// One named leaf. Dict and Tuple spaces are names with dots.
 struct Channel {
-  std::string name;               // "obs", "action", "reward.shaping", "info.lap", ...
+  std::string name;  // "obs", "action", "reward.shaping", "info.lap", ...
   SpaceKind kind = SpaceKind::box;
   Dtype dtype = Dtype::f32;
   std::vector<int64_t> shape;     // of one row; empty for a scalar
@@ -46,19 +46,19 @@ using Options = std::vector<std::pair<std::string, std::string>>;
 
 struct Spec {
   std::string id;
-  std::string doc;                      // one line
-  std::vector<Channel> observation;     // at least one
-  std::vector<Channel> action;          // exactly one today for the built-in simulators
-  std::vector<Channel> rewards;         // named components beside the total, may be empty
-  std::vector<Channel> infos;           // may be empty
-  bool action_mask = false;             // u8 [sum of n] a row: 1 = allowed
-  int rows = 1;                         // agents an environment
-  int64_t max_episode_steps = 0;        // 0: no limit; truncation, never termination
+  std::string doc;                   // one line
+  std::vector<Channel> observation;  // at least one
+  std::vector<Channel> action;       // exactly one today for the built-in simulators
+  std::vector<Channel> rewards;      // named components beside the total, may be empty
+  std::vector<Channel> infos;        // may be empty
+  bool action_mask = false;          // u8 [sum of n] a row: 1 = allowed
+  int rows = 1;                      // agents an environment
+  int64_t max_episode_steps = 0;     // 0: no limit; truncation, never termination
   double reward_threshold = std::numeric_limits<double>::quiet_NaN();
   double render_fps = 50;
   int render_width = 600, render_height = 400;
   std::vector<Option> options;
-  std::vector<Option> reset_options;    // "low", "high", ...
+  std::vector<Option> reset_options;  // "low", "high", ...
 };
 
 }  // namespace bessemer

@@ -1,0 +1,70 @@
+#include "envs/registry.h"
+
+#include <map>
+
+#include "envs/batch_base.h"
+
+namespace bessemer {
+
+namespace {
+struct Entry {
+  Spec spec;
+  BatchFactory factory;
+};
+
+// A function's static: simulators register before main, in any order.
+std::map<std::string, Entry>& table() {
+  static std::map<std::string, Entry> entries;
+  return entries;
+}
+
+const Entry& find(const std::string& id) {
+  const auto found = table().find(id);
+  if (found != table().end()) return found->second;
+  fail<ValueError>("[env] unknown environment '", id, "'", did_you_mean(id, env_ids()));
+}
+
+void check_channels(const Spec& spec, const std::vector<Channel>& channels, bool may_be_ragged) {
+  BESSEMER_CHECK(channels.size() <= kMaxChannels, ValueError, "[env] ", spec.id, " has ",
+                 channels.size(), " channels in one list, at most ", kMaxChannels);
+  for (const Channel& channel : channels) {
+    BESSEMER_CHECK(!channel.ragged || may_be_ragged, ValueError, "[env] ", spec.id, ": channel ",
+                   channel.name, " may not be ragged");
+    const auto bounds = [&](const std::vector<double>& values) {
+      return values.size() <= 1 || static_cast<int64_t>(values.size()) == channel.numel();
+    };
+    BESSEMER_CHECK(bounds(channel.low) && bounds(channel.high), ValueError, "[env] ", spec.id,
+                   ": bounds of channel ", channel.name, " fit neither one value nor its elements");
+  }
+}
+}  // namespace
+
+void register_environment(Spec spec, BatchFactory factory) {
+  BESSEMER_CHECK(!spec.id.empty(), ValueError, "[env] an environment needs an id");
+  BESSEMER_CHECK(!spec.observation.empty(), ValueError, "[env] ", spec.id, " observes nothing");
+  BESSEMER_CHECK(spec.action.size() == 1, ValueError, "[env] ", spec.id, " has ",
+                 spec.action.size(), " action channels, expected 1");
+  BESSEMER_CHECK(spec.rows >= 1, ValueError, "[env] ", spec.id, " has no agent row");
+  check_channels(spec, spec.observation, true);
+  check_channels(spec, spec.action, true);
+  check_channels(spec, spec.rewards, false);
+  check_channels(spec, spec.infos, false);
+  const std::string id = spec.id;
+  const bool added = table().emplace(id, Entry{std::move(spec), factory}).second;
+  BESSEMER_CHECK(added, ValueError, "[env] the id ", id, " is taken");
+}
+
+std::unique_ptr<EnvBatch> make_batch(const std::string& id, const BatchOptions& options) {
+  const Entry& entry = find(id);
+  return entry.factory(entry.spec, options);
+}
+
+const Spec& env_spec(const std::string& id) { return find(id).spec; }
+
+std::vector<std::string> env_ids() {
+  std::vector<std::string> ids;
+  for (const auto& [id, entry] : table()) ids.push_back(id);
+  return ids;
+}
+
+}  // namespace bessemer
