@@ -1,10 +1,13 @@
 // The table of CPU kernels: raw pointers in, raw pointers out, one table for each instruction set,
-// chosen once at start. Loops are compiled from the same sources for every table (core/cpu/isa/*.inc).
+// chosen once at start. Loops are compiled from the same sources for every table (core/cpu/isa).
 // Canonical order: every table gives the same bits in fp32, except that the baseline has no FMA of its
 // own and is held to tolerances.
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
 
 #include "core/base/dtype.h"
 #include "core/base/thread_pool.h"
@@ -77,7 +80,7 @@ struct KernelTable {
 
   // Rows: [rows, n] contiguous in and out. Sums use 16 virtual lanes and a fixed halving tree.
   void (*sum_rows)(int64_t rows, int64_t n, const float* x, int64_t row_stride, float* out);
-  /// out[j] (+)= sum over rows of x[i, j]: each column one chain over rows in blocks of 256, added in order.
+  /// out[j] = sum over rows of x[i, j]: each column one chain over rows in blocks of 256, added in order.
   void (*sum_columns)(int64_t rows, int64_t n, const float* x, int64_t row_stride, float* out);
   void (*max_rows)(int64_t rows, int64_t n, const float* x, int64_t row_stride, float* out);
   void (*softmax_rows)(int64_t rows, int64_t n, const float* x, float* out);
@@ -97,6 +100,8 @@ struct KernelTable {
 /// The chosen table: the widest this machine has, or BESSEMER_ISA=baseline|avx2|avx512 (an instruction set
 /// the machine lacks is a ValueError).
 const KernelTable& kernels();
+/// The table of a named instruction set; ValueError where this machine cannot run it.
+const KernelTable& kernels(std::string_view isa);
 /// Names of the tables that this machine can run, narrowest first.
 std::vector<std::string> available_isas();
 /// The pool that large operations use; threads = 1 until set_threads() says otherwise.

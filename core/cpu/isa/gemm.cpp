@@ -1,0 +1,189 @@
+// Products in the canonical order. Loops from outside in: blocks of k (kBlockK), groups of panels of B,
+// blocks of rows of A, tiles. B is read from its packed form, in place where its rows are contiguous, or
+// packed here; A is read in place. Tried: toolchain figures in docs/performance.md.
+#include "core/cpu/isa/isa.h"
+#include "core/cpu/isa/tile.h"
+
+namespace bessemer::cpu::BESSEMER_ISA {
+
+namespace {
+
+constexpr TileTable kTiles = make_tile_table();
+constexpr int64_t kGroup = 512;     // columns of B that are packed at a time: 768 KiB
+constexpr int64_t kRowBlock = 240;  // rows of A that stay in L2: 360 KiB
+
+struct BlockOfB {
+  const float* data;  // column 0, step 0 of the block
+  int64_t row, panel;
+};
+
+BESSEMER_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/// One panel: columns [0, columns) of B as [k][kPanel], the rest 0.
+void pack_panel(int64_t k, int64_t columns, const float* b, int64_t b_row, int64_t b_col, float* out) {
+  if (columns < kPanel) {
+    for (int64_t p = 0; p < k; ++p) {
+      for (int64_t j = columns; j < kPanel; ++j) out[p * kPanel + j] = 0.0f;
+    }
+  }
+  if (b_col == 1) {
+    for (int64_t p = 0; p < k; ++p) {
+      for (int64_t j = 0; j < columns; ++j) out[p * kPanel + j] = b[p * b_row + j];
+    }
+    return;
+  }
+  for (int64_t j = 0; j < columns; ++j) {
+    for (int64_t p = 0; p < k; ++p) out[p * kPanel + j] = b[p * b_row + j * b_col];
+  }
+}
+
+/// Tiles over rows [0, m) and columns [0, n) of one block of k.
+void run_tiles(Tile t, int64_t m, int64_t n, const float* a, int64_t a_row, int64_t a_col,
+               const BlockOfB& b, float* c, const float* bias) {
+  const bool adjacent = a_col == 1;
+  t.a_stride = adjacent ? a_row : a_col;
+  t.b_row = b.row;
+  t.b_panel = b.panel;
+  // Few rows: wider tiles, so that enough chains are in flight.
+  int widest = 1;
+  while (widest < 3 && m <= tile_rows(2 << widest)) ++widest;
+  for (int64_t j = 0; j < n;) {
+    const int64_t left = n - j, padded = (left + kPanel - 1) / kPanel * kPanel;
+    int width = widest;
+    while (width > 0 && ((kVec << width) > padded || left <= (kVec << (width - 1)))) --width;
+    t.columns = least(left, kVec << width);
+    t.b = b.data + j / kPanel * b.panel + j % kPanel;
+    t.bias = bias ? bias + j : nullptr;
+    const int most = tile_rows(1 << width);
+    const int64_t tiles = (m + most - 1) / most;
+    int64_t i = 0;
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      const int64_t rows = (m - i + tiles - tile - 1) / (tiles - tile);  // near-equal heights
+      t.a = a + i * a_row;
+      t.c = c + i * t.c_row + j;
+      kTiles.width[adjacent][width].at[rows - 1](t);
+      i += rows;
+    }
+    j += t.columns;
+  }
+}
+
+/// Rows [m0, m1), columns [n0, n1) on this thread; n0 is a multiple of kPanel.
+void gemm_part(const Gemm& g, int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
+  const bool in_place = !g.b_packed && g.b_col == 1;
+  const int64_t blocks = g.k > 0 ? (g.k + kBlockK - 1) / kBlockK : 1;
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int64_t p0 = block * kBlockK, depth = least(g.k - p0, kBlockK);
+    const bool last = block == blocks - 1;
+    Tile t;
+    t.k = depth;
+    t.c_row = g.c_row;
+    t.load = g.accumulate || block > 0;
+    t.activation = last && !g.accumulate ? g.activation : Activation::none;
+    const float* bias = last && !g.accumulate ? g.bias : nullptr;
+    for (int64_t j0 = n0; j0 < n1;) {
+      int64_t columns = least(kGroup, n1 - j0);
+      BlockOfB b;
+      if (g.b_packed) {
+        b = {g.b_packed + j0 / kPanel * g.k * kPanel + p0 * kPanel, kPanel, g.k * kPanel};
+      } else if (in_place && columns >= kPanel) {
+        columns = columns / kPanel * kPanel;
+        b = {g.b + p0 * g.b_row + j0, g.b_row, kPanel};
+      } else {
+        float* scratch = thread_scratch(0, static_cast<size_t>((columns + kPanel - 1) / kPanel * kPanel *
+                                                               depth));
+        for (int64_t j = 0; j < columns; j += kPanel) {
+          pack_panel(depth, least(kPanel, columns - j), g.b + p0 * g.b_row + (j0 + j) * g.b_col,
+                     g.b_row, g.b_col, scratch + j * depth);
+        }
+        b = {scratch, kPanel, kPanel * depth};
+      }
+      for (int64_t i0 = m0; i0 < m1; i0 += kRowBlock) {
+        const int64_t rows = least(kRowBlock, m1 - i0);
+        const float* a = g.a + i0 * g.a_row + p0 * g.a_col;
+        int64_t a_row = g.a_row, a_col = g.a_col;
+        if (a_row != 1 && a_col != 1) {
+          float* copy = thread_scratch(1, static_cast<size_t>(kRowBlock * kBlockK));
+          for (int64_t i = 0; i < rows; ++i) {
+            for (int64_t p = 0; p < depth; ++p) copy[i * depth + p] = a[i * a_row + p * a_col];
+          }
+          a = copy;
+          a_row = depth;
+          a_col = 1;
+        }
+        run_tiles(t, rows, columns, a, a_row, a_col, b, g.c + i0 * g.c_row + j0,
+                  bias ? bias + j0 : nullptr);
+      }
+      j0 += columns;
+    }
+  }
+}
+
+/// How a product is cut for threads; the cut never changes a bit.
+struct Cut {
+  const Gemm* gemm;
+  int64_t parts;
+  bool by_rows;
+};
+void run_part(void* context, int64_t part) {
+  const Cut& cut = *static_cast<const Cut*>(context);
+  const Gemm& g = *cut.gemm;
+  if (cut.by_rows) {
+    const int64_t unit = (g.m + cut.parts - 1) / cut.parts;
+    const int64_t first = least(part * unit, g.m), end = least(first + unit, g.m);
+    if (first < end) gemm_part(g, first, end, 0, g.n);
+  } else {
+    const int64_t panels = (g.n + kPanel - 1) / kPanel, unit = (panels + cut.parts - 1) / cut.parts;
+    const int64_t first = least(part * unit * kPanel, g.n);
+    const int64_t end = least(first + unit * kPanel, g.n);
+    if (first < end) gemm_part(g, 0, g.m, first, end);
+  }
+}
+
+void gemm(const Gemm& g, ThreadPool* pool) {
+  if (g.m <= 0 || g.n <= 0) return;
+  constexpr double kWorthAThread = 4e6;  // multiply-adds: some 30 µs
+  const double work = static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k);
+  if (pool && work >= kWorthAThread && pool_threads(pool) > 1) {
+    Cut cut{&g, pool_threads(pool), g.m >= 4 * kTileRows * pool_threads(pool)};
+    pool_run(pool, cut.parts, run_part, &cut);
+    return;
+  }
+  gemm_part(g, 0, g.m, 0, g.n);
+}
+
+/// Each element is one chain over k, vectorised along n.
+void gemm_f64(int64_t m, int64_t n, int64_t k, const double* a, int64_t a_row, int64_t a_col,
+              const double* b, int64_t b_row, int64_t b_col, double* c, int64_t c_row) {
+  constexpr int64_t kColumns = 32;
+  double block[kColumns], row[kColumns];
+  for (int64_t j0 = 0; j0 < n; j0 += kColumns) {
+    const int64_t columns = least(kColumns, n - j0);
+    for (int64_t i = 0; i < m; ++i) {
+      for (int64_t j = 0; j < kColumns; ++j) block[j] = row[j] = 0.0;
+      for (int64_t p = 0; p < k; ++p) {
+        const double x = a[i * a_row + p * a_col];
+        const double* from = b + p * b_row + j0 * b_col;
+        for (int64_t j = 0; j < columns; ++j) row[j] = from[j * b_col];
+        for (int64_t j = 0; j < kColumns; ++j) block[j] = scalar::fma(x, row[j], block[j]);
+      }
+      for (int64_t j = 0; j < columns; ++j) c[i * c_row + j0 + j] = block[j];
+    }
+  }
+}
+
+void pack_b(int64_t k, int64_t n, const float* b, int64_t b_row, int64_t b_col, float* packed) {
+  for (int64_t j = 0; j < n; j += kPanel) {
+    pack_panel(k, least(kPanel, n - j), b + j * b_col, b_row, b_col, packed + j * k);
+  }
+}
+
+}  // namespace
+
+void fill_products(KernelTable& table) {
+  table.gemm = gemm;
+  table.gemm_f64 = gemm_f64;
+  table.pack_b = pack_b;
+}
+
+}  // namespace bessemer::cpu::BESSEMER_ISA

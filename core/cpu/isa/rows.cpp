@@ -1,0 +1,413 @@
+// Kernels over rows, in canonical order: element j of a row belongs to lane j mod 16, each lane is one
+// chain in ascending order, and lanes are joined by a fixed tree. Rows of at most 16 elements are worked
+// on 16 at a time, with one vector a column: the same operations on the same numbers, other layout.
+#include "core/cpu/isa/isa.h"
+#include "core/cpu/isa/vec.h"
+#include "core/ops/scalar.h"
+
+namespace bessemer::cpu::BESSEMER_ISA {
+
+namespace {
+
+constexpr int64_t kNarrow = 16;
+
+// ---- rows of at most 16 elements ----------------------------------------------------------------
+
+/// Column j of 16 rows as a vector; lanes of missing rows hold 0.
+struct Columns {
+  alignas(64) float at[16][16];
+};
+BESSEMER_INLINE void columns_load(Columns& c, const float* x, int64_t row_stride, int64_t rows,
+                                  int64_t n) {
+  if (rows < 16) __builtin_memset(&c, 0, static_cast<size_t>(n) * sizeof c.at[0]);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t j = 0; j < n; ++j) c.at[j][r] = x[r * row_stride + j];
+  }
+}
+BESSEMER_INLINE void columns_store(const Columns& c, float* out, int64_t rows, int64_t n) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t j = 0; j < n; ++j) out[r * n + j] = c.at[j][r];
+  }
+}
+/// The tree of lanes_sum over columns; absent columns are 0.
+BESSEMER_INLINE void columns_sum(const Columns& c, int64_t n, float* sum) {
+  Lanes s[16];
+  for (int64_t j = 0; j < 16; ++j) s[j] = j < n ? lanes_load(c.at[j]) : lanes_all(0.0f);
+  for (int half = 8; half > 0; half /= 2) {
+    for (int l = 0; l < half; ++l) s[l] = s[l] + s[l + half];
+  }
+  lanes_store(sum, s[0]);
+}
+BESSEMER_INLINE void columns_max(const Columns& c, int64_t n, float* max) {
+  Lanes s[16];
+  for (int64_t j = 0; j < 16; ++j) {
+    s[j] = j < n ? lanes_load(c.at[j]) : lanes_all(-scalar::kInfinity);
+  }
+  for (int half = 8; half > 0; half /= 2) {
+    for (int l = 0; l < half; ++l) s[l] = lanes_max(s[l], s[l + half]);
+  }
+  lanes_store(max, s[0]);
+}
+
+/// Calls body(first row, count <= 16) over all rows.
+template <class Body>
+BESSEMER_INLINE void each_sixteen(int64_t rows, Body body) {
+  for (int64_t first = 0; first < rows; first += 16) {
+    body(first, rows - first < 16 ? rows - first : 16);
+  }
+}
+
+// ---- one row ------------------------------------------------------------------------------------
+
+BESSEMER_INLINE float row_sum(int64_t n, const float* x) {
+  Lanes sum = lanes_all(0.0f);
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) sum = sum + lanes_load(x + i);
+  if (i < n) sum = sum + lanes_load_part(x + i, n - i, 0.0f);
+  return lanes_sum(sum);
+}
+BESSEMER_INLINE float row_max(int64_t n, const float* x) {
+  Lanes max = lanes_all(-scalar::kInfinity);
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) max = lanes_max(max, lanes_load(x + i));
+  if (i < n) max = lanes_max(max, lanes_load_part(x + i, n - i, -scalar::kInfinity));
+  return lanes_max(max);
+}
+BESSEMER_INLINE float row_dot(int64_t n, const float* a, const float* b) {
+  Lanes sum = lanes_all(0.0f);
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) sum = lanes_fma(lanes_load(a + i), lanes_load(b + i), sum);
+  if (i < n) {
+    sum = lanes_fma(lanes_load_part(a + i, n - i, 0.0f), lanes_load_part(b + i, n - i, 0.0f), sum);
+  }
+  return lanes_sum(sum);
+}
+/// out[i] = body(i) in whole vectors of 16; the rest through a padded block of inputs.
+#define BESSEMER_ROW_LOOP(n, out, x, value, expression)        \
+  do {                                                         \
+    const int64_t main_ = (n) & ~int64_t{15}, rest_ = (n) - main_; \
+    _Pragma("GCC ivdep") for (int64_t i_ = 0; i_ < main_; ++i_) { \
+      const float value = (x)[i_];                             \
+      (out)[i_] = (expression);                                \
+    }                                                          \
+    if (rest_ > 0) {                                           \
+      alignas(64) float block_[16] = {};                       \
+      for (int64_t i_ = 0; i_ < rest_; ++i_) block_[i_] = (x)[main_ + i_]; \
+      for (int64_t i_ = 0; i_ < 16; ++i_) {                    \
+        const float value = block_[i_];                        \
+        block_[i_] = (expression);                             \
+      }                                                        \
+      for (int64_t i_ = 0; i_ < rest_; ++i_) (out)[main_ + i_] = block_[i_]; \
+    }                                                          \
+  } while (0)
+
+// ---- the table's functions ----------------------------------------------------------------------
+
+void sum_rows(int64_t rows, int64_t n, const float* x, int64_t row_stride, float* out) {
+  if (n > kNarrow) {
+    for (int64_t r = 0; r < rows; ++r) out[r] = row_sum(n, x + r * row_stride);
+    return;
+  }
+  each_sixteen(rows, [&](int64_t first, int64_t count) {
+    Columns c;
+    alignas(64) float sum[16];
+    columns_load(c, x + first * row_stride, row_stride, count, n);
+    // Lanes start at 0, so that a sum of -0 is 0 for every n.
+    for (int64_t j = 0; j < n; ++j) lanes_store(c.at[j], lanes_load(c.at[j]) + lanes_all(0.0f));
+    columns_sum(c, n, sum);
+    for (int64_t r = 0; r < count; ++r) out[first + r] = sum[r];
+  });
+}
+
+void max_rows(int64_t rows, int64_t n, const float* x, int64_t row_stride, float* out) {
+  if (n > kNarrow) {
+    for (int64_t r = 0; r < rows; ++r) out[r] = row_max(n, x + r * row_stride);
+    return;
+  }
+  each_sixteen(rows, [&](int64_t first, int64_t count) {
+    Columns c;
+    alignas(64) float max[16];
+    columns_load(c, x + first * row_stride, row_stride, count, n);
+    columns_max(c, n, max);
+    for (int64_t r = 0; r < count; ++r) out[first + r] = max[r];
+  });
+}
+
+void sum_columns(int64_t rows, int64_t n, const float* x, int64_t row_stride, float* out) {
+  constexpr int64_t kRows = 256, kColumns = 64;
+  alignas(64) float chain[kColumns];
+  for (int64_t first = 0; first < n; first += kColumns) {
+    const int64_t columns = n - first < kColumns ? n - first : kColumns;
+    for (int64_t j = 0; j < columns; ++j) out[first + j] = 0.0f;
+    for (int64_t block = 0; block < rows; block += kRows) {
+      const int64_t end = rows < block + kRows ? rows : block + kRows;
+      for (int64_t j = 0; j < kColumns; ++j) chain[j] = 0.0f;
+      if (columns == kColumns) {
+        Lanes s0 = lanes_all(0.0f), s1 = s0, s2 = s0, s3 = s0;
+        for (int64_t r = block; r < end; ++r) {
+          const float* row = x + r * row_stride + first;
+          s0 = s0 + lanes_load(row);
+          s1 = s1 + lanes_load(row + 16);
+          s2 = s2 + lanes_load(row + 32);
+          s3 = s3 + lanes_load(row + 48);
+        }
+        lanes_store(chain, s0);
+        lanes_store(chain + 16, s1);
+        lanes_store(chain + 32, s2);
+        lanes_store(chain + 48, s3);
+      } else {
+        for (int64_t r = block; r < end; ++r) {
+          const float* row = x + r * row_stride + first;
+          for (int64_t j = 0; j < columns; ++j) chain[j] += row[j];
+        }
+      }
+      for (int64_t j = 0; j < columns; ++j) out[first + j] += chain[j];
+    }
+  }
+}
+
+void softmax_rows(int64_t rows, int64_t n, const float* x, float* out) {
+  if (n > kNarrow) {
+    for (int64_t r = 0; r < rows; ++r, x += n, out += n) {
+      const float max = row_max(n, x);
+      BESSEMER_ROW_LOOP(n, out, x, v, scalar::exp(v - max));
+      const float scale = 1.0f / row_sum(n, out);
+      for (int64_t i = 0; i < n; ++i) out[i] *= scale;
+    }
+    return;
+  }
+  each_sixteen(rows, [&](int64_t first, int64_t count) {
+    Columns c;
+    alignas(64) float max[16], scale[16];
+    columns_load(c, x + first * n, n, count, n);
+    columns_max(c, n, max);
+    for (int64_t j = 0; j < n; ++j) {
+      for (int r = 0; r < 16; ++r) c.at[j][r] = scalar::exp(c.at[j][r] - max[r]);
+    }
+    columns_sum(c, n, scale);
+    for (int r = 0; r < 16; ++r) scale[r] = 1.0f / scale[r];
+    for (int64_t j = 0; j < n; ++j) {
+      for (int r = 0; r < 16; ++r) c.at[j][r] *= scale[r];
+    }
+    columns_store(c, out + first * n, count, n);
+  });
+}
+
+/// Sum over a row of exp(x - max), without keeping the terms.
+BESSEMER_INLINE float row_sum_exp(int64_t n, const float* x, float max) {
+  alignas(64) float block[256];
+  Lanes sum = lanes_all(0.0f);
+  for (int64_t first = 0; first < n; first += 256) {
+    const int64_t count = n - first < 256 ? n - first : 256;
+    BESSEMER_ROW_LOOP(count, block, x + first, v, scalar::exp(v - max));
+    int64_t i = 0;
+    for (; i + 16 <= count; i += 16) sum = sum + lanes_load(block + i);
+    if (i < count) sum = sum + lanes_load_part(block + i, count - i, 0.0f);
+  }
+  return lanes_sum(sum);
+}
+
+void log_softmax_rows(int64_t rows, int64_t n, const float* x, float* out) {
+  if (n > kNarrow) {
+    for (int64_t r = 0; r < rows; ++r, x += n, out += n) {
+      const float max = row_max(n, x), log_sum = scalar::log(row_sum_exp(n, x, max));
+      for (int64_t i = 0; i < n; ++i) out[i] = (x[i] - max) - log_sum;
+    }
+    return;
+  }
+  each_sixteen(rows, [&](int64_t first, int64_t count) {
+    Columns c, e;
+    alignas(64) float max[16], log_sum[16];
+    columns_load(c, x + first * n, n, count, n);
+    columns_max(c, n, max);
+    for (int64_t j = 0; j < n; ++j) {
+      for (int r = 0; r < 16; ++r) {
+        c.at[j][r] -= max[r];
+        e.at[j][r] = scalar::exp(c.at[j][r]);
+      }
+    }
+    columns_sum(e, n, log_sum);
+    for (int r = 0; r < 16; ++r) log_sum[r] = scalar::log(log_sum[r]);
+    for (int64_t j = 0; j < n; ++j) {
+      for (int r = 0; r < 16; ++r) c.at[j][r] -= log_sum[r];
+    }
+    columns_store(c, out + first * n, count, n);
+  });
+}
+
+void softmax_backward_rows(int64_t rows, int64_t n, const float* y, const float* g, float* dx) {
+  if (n > kNarrow) {
+    for (int64_t r = 0; r < rows; ++r, y += n, g += n, dx += n) {
+      const float dot = row_dot(n, g, y);
+      for (int64_t i = 0; i < n; ++i) dx[i] = y[i] * (g[i] - dot);
+    }
+    return;
+  }
+  each_sixteen(rows, [&](int64_t first, int64_t count) {
+    Columns p, q, product;
+    alignas(64) float dot[16];
+    columns_load(p, y + first * n, n, count, n);
+    columns_load(q, g + first * n, n, count, n);
+    for (int64_t j = 0; j < n; ++j) {
+      for (int r = 0; r < 16; ++r) product.at[j][r] = scalar::fma(q.at[j][r], p.at[j][r], 0.0f);
+    }
+    columns_sum(product, n, dot);
+    for (int64_t j = 0; j < n; ++j) {
+      for (int r = 0; r < 16; ++r) p.at[j][r] = p.at[j][r] * (q.at[j][r] - dot[r]);
+    }
+    columns_store(p, dx + first * n, count, n);
+  });
+}
+
+void log_softmax_backward_rows(int64_t rows, int64_t n, const float* y, const float* g, float* dx) {
+  if (n > kNarrow) {
+    alignas(64) float block[256];
+    for (int64_t r = 0; r < rows; ++r, y += n, g += n, dx += n) {
+      const float sum = row_sum(n, g);
+      for (int64_t first = 0; first < n; first += 256) {
+        const int64_t count = n - first < 256 ? n - first : 256;
+        BESSEMER_ROW_LOOP(count, block, y + first, v, scalar::exp(v));
+        for (int64_t i = 0; i < count; ++i) {
+          dx[first + i] = scalar::fma(-block[i], sum, g[first + i]);
+        }
+      }
+    }
+    return;
+  }
+  each_sixteen(rows, [&](int64_t first, int64_t count) {
+    Columns p, q;
+    alignas(64) float sum[16];
+    columns_load(p, y + first * n, n, count, n);
+    columns_load(q, g + first * n, n, count, n);
+    for (int64_t j = 0; j < n; ++j) lanes_store(q.at[j], lanes_load(q.at[j]) + lanes_all(0.0f));
+    columns_sum(q, n, sum);
+    for (int64_t j = 0; j < n; ++j) {
+      for (int r = 0; r < 16; ++r) {
+        p.at[j][r] = scalar::fma(-scalar::exp(p.at[j][r]), sum[r], q.at[j][r]);
+      }
+    }
+    columns_store(p, dx + first * n, count, n);
+  });
+}
+
+void layer_norm_rows(int64_t rows, int64_t n, const float* x, const float* weight,
+                     const float* bias, float eps, float* out, float* mean_out, float* rstd_out) {
+  const float size = static_cast<float>(n);
+  for (int64_t r = 0; r < rows; ++r, x += n, out += n) {
+    const float mean = row_sum(n, x) / size;
+    const Lanes center = lanes_all(mean);
+    Lanes square = lanes_all(0.0f);
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+      const Lanes d = lanes_load(x + i) - center;
+      square = lanes_fma(d, d, square);
+    }
+    if (i < n) {
+      const Lanes d = lanes_load_part(x + i, n - i, mean) - center;
+      square = lanes_fma(d, d, square);
+    }
+    const float rstd = 1.0f / scalar::sqrt(lanes_sum(square) / size + eps);
+    if (weight && bias) {
+      for (i = 0; i < n; ++i) out[i] = scalar::fma((x[i] - mean) * rstd, weight[i], bias[i]);
+    } else if (weight) {
+      for (i = 0; i < n; ++i) out[i] = (x[i] - mean) * rstd * weight[i];
+    } else if (bias) {
+      for (i = 0; i < n; ++i) out[i] = (x[i] - mean) * rstd + bias[i];
+    } else {
+      for (i = 0; i < n; ++i) out[i] = (x[i] - mean) * rstd;
+    }
+    if (mean_out) mean_out[r] = mean;
+    if (rstd_out) rstd_out[r] = rstd;
+  }
+}
+
+/// A square of a float is exact in double, so each lane's chain is the same with and without FMA.
+double sum_squares(int64_t n, const float* x) {
+  alignas(64) double lane[16] = {};
+  const int64_t main = n & ~int64_t{15};
+  typedef double Four __attribute__((vector_size(32)));
+  typedef float FourFloats __attribute__((vector_size(16)));
+  Four s0{}, s1{}, s2{}, s3{};
+  for (int64_t i = 0; i < main; i += 16) {
+    FourFloats f[4];
+    __builtin_memcpy(f, x + i, sizeof f);
+    const Four d0 = __builtin_convertvector(f[0], Four), d1 = __builtin_convertvector(f[1], Four);
+    const Four d2 = __builtin_convertvector(f[2], Four), d3 = __builtin_convertvector(f[3], Four);
+    s0 += d0 * d0;
+    s1 += d1 * d1;
+    s2 += d2 * d2;
+    s3 += d3 * d3;
+  }
+  __builtin_memcpy(lane, &s0, sizeof s0);
+  __builtin_memcpy(lane + 4, &s1, sizeof s1);
+  __builtin_memcpy(lane + 8, &s2, sizeof s2);
+  __builtin_memcpy(lane + 12, &s3, sizeof s3);
+  for (int64_t i = main; i < n; ++i) lane[i - main] += static_cast<double>(x[i]) * x[i];
+  for (int half = 8; half > 0; half /= 2) {
+    for (int l = 0; l < half; ++l) lane[l] += lane[l + half];
+  }
+  return lane[0];
+}
+
+void activation_backward(Activation activation, int64_t n, const float* y, const float* g,
+                         float* dx) {
+  switch (activation) {
+    case Activation::relu:
+#pragma GCC ivdep
+      for (int64_t i = 0; i < n; ++i) {
+        const float slope = g[i];
+        dx[i] = y[i] > 0.0f ? slope : 0.0f;
+      }
+      return;
+    case Activation::tanh:
+#pragma GCC ivdep
+      for (int64_t i = 0; i < n; ++i) dx[i] = g[i] * scalar::fma(-y[i], y[i], 1.0f);
+      return;
+    case Activation::sigmoid:
+#pragma GCC ivdep
+      for (int64_t i = 0; i < n; ++i) dx[i] = g[i] * (y[i] * (1.0f - y[i]));
+      return;
+    default:
+#pragma GCC ivdep
+      for (int64_t i = 0; i < n; ++i) dx[i] = g[i];
+      return;
+  }
+}
+
+void adam(const AdamArgs& args) {
+  const float decay = 1.0f - args.lr * args.weight_decay;
+  const float step = args.lr / args.correction1;
+  const float scale2 = 1.0f / scalar::sqrt(args.correction2);
+  const float b1 = args.beta1, b2 = args.beta2, eps = args.eps, scale = args.grad_scale;
+  const float c1 = 1.0f - b1, c2 = 1.0f - b2;
+  float *p = args.p, *m = args.m, *v = args.v;
+  const float* grad = args.g;
+#pragma GCC ivdep
+  for (int64_t i = 0; i < args.n; ++i) {
+    const float g = grad[i] * scale;
+    const float m1 = scalar::fma(c1, g, b1 * m[i]);
+    const float v1 = scalar::fma(c2 * g, g, b2 * v[i]);
+    m[i] = m1;
+    v[i] = v1;
+    const float ratio = m1 / scalar::fma(scalar::sqrt(v1), scale2, eps);
+    p[i] = scalar::fma(-step, ratio, p[i] * decay);
+  }
+}
+
+}  // namespace
+
+void fill_rows(KernelTable& table) {
+  table.sum_rows = sum_rows;
+  table.sum_columns = sum_columns;
+  table.max_rows = max_rows;
+  table.softmax_rows = softmax_rows;
+  table.log_softmax_rows = log_softmax_rows;
+  table.softmax_backward_rows = softmax_backward_rows;
+  table.log_softmax_backward_rows = log_softmax_backward_rows;
+  table.layer_norm_rows = layer_norm_rows;
+  table.sum_squares = sum_squares;
+  table.activation_backward = activation_backward;
+  table.adam = adam;
+}
+
+}  // namespace bessemer::cpu::BESSEMER_ISA

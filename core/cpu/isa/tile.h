@@ -1,0 +1,155 @@
+// The inner tile of a product: kRows rows by kVectors native vectors of C, all in registers, one fused
+// multiply-add chain an element. Indices are unrolled by the language (folds over constants) and not by
+// the optimiser, because GCC keeps an array in registers only when it sees constant indices early.
+#pragma once
+
+#include <utility>
+
+#include "core/cpu/isa/isa.h"
+#include "core/cpu/isa/vec.h"
+
+namespace bessemer::cpu::BESSEMER_ISA {
+
+/// Registers left for accumulators, of 32 (AVX-512, NEON) or 16.
+#if defined(__AVX512F__) || defined(__ARM_NEON)
+inline constexpr int kAccumulators = 24;
+#else
+inline constexpr int kAccumulators = 12;
+#endif
+inline constexpr int kTileRows = 12;  // most rows of any tile
+constexpr int tile_rows(int vectors) {
+  return kAccumulators / vectors < kTileRows ? kAccumulators / vectors : kTileRows;
+}
+
+struct Tile {
+  int64_t k = 0;
+  const float* a = nullptr;
+  int64_t a_stride = 0;  // between rows when A's columns are adjacent, else between columns
+  const float* b = nullptr;
+  int64_t b_row = 0;    // between steps of k
+  int64_t b_panel = 0;  // between panels of kPanel columns
+  float* c = nullptr;
+  int64_t c_row = 0;
+  int64_t columns = 0;  // of C that exist, at most the tile's width
+  bool load = false;    // add to what C holds
+  const float* bias = nullptr;
+  Activation activation = Activation::none;
+};
+using TileKernel = void (*)(const Tile&);
+
+template <int... kV>
+using Indices = std::integer_sequence<int, kV...>;
+
+template <int... kV>
+BESSEMER_INLINE void row_clear(vf* acc, Indices<kV...>) {
+  ((acc[kV] = vec_all(0.0f)), ...);
+}
+template <int... kV>
+BESSEMER_INLINE void row_step(vf* acc, vf a, const vf* b, Indices<kV...>) {
+  ((acc[kV] = vec_fma(a, b[kV], acc[kV])), ...);
+}
+template <int... kV>
+BESSEMER_INLINE void row_store(const vf* acc, float* out, Indices<kV...>) {
+  (vec_store(out + kV * kVec, acc[kV]), ...);
+}
+/// C's order of additions: what C holds, the block's chain, the bias, the activation.
+BESSEMER_INLINE vf finish(vf acc, const Tile& t, const float* c, int column) {
+  vf x = t.load ? vec_load(c + column) + acc : acc;
+  if (t.bias) x = x + vec_load(t.bias + column);
+  const vf zero = vec_all(0.0f);
+  return t.activation == Activation::relu ? (zero > x ? zero : x) : x;
+}
+template <int... kV>
+BESSEMER_INLINE void row_finish(const vf* acc, const Tile& t, float* c, Indices<kV...>) {
+  (vec_store(c + kV * kVec, finish(acc[kV], t, c, kV * kVec)), ...);
+}
+
+/// Ragged columns or a curved activation: through a block in L1. `block` holds the chains.
+[[maybe_unused, gnu::noinline]] static void finish_block(const Tile& t, int rows, int width, float* block) {
+  for (int r = 0; r < rows; ++r) {
+    float* x = block + r * width;
+    const float* c = t.c + r * t.c_row;
+    if (t.load) {
+      for (int64_t j = 0; j < t.columns; ++j) x[j] = c[j] + x[j];
+    }
+    if (t.bias) {
+      for (int64_t j = 0; j < t.columns; ++j) x[j] = x[j] + t.bias[j];
+    }
+  }
+  if (t.activation != Activation::none) activate(t.activation, static_cast<int64_t>(rows) * width, block);
+  for (int r = 0; r < rows; ++r) {
+    float* c = t.c + r * t.c_row;
+    const float* x = block + r * width;
+    for (int64_t j = 0; j < t.columns; ++j) c[j] = x[j];
+  }
+}
+
+template <int kRows, int kVectors, bool kAdjacent, int... kR, int... kV>
+BESSEMER_INLINE void tile_body(const Tile& t, Indices<kR...>, Indices<kV...> vectors) {
+  vf acc[kRows * kVectors];
+  (row_clear(acc + kR * kVectors, vectors), ...);
+  const float *a = t.a, *b = t.b;
+  const int64_t stride = t.a_stride, b_row = t.b_row, b_panel = t.b_panel;
+  for (int64_t p = 0; p < t.k; ++p) {
+    const vf bv[kVectors] = {
+        vec_load(b + (kV * kVec / kPanel) * b_panel + (kV * kVec % kPanel))...};
+    if constexpr (kAdjacent) {
+      (row_step(acc + kR * kVectors, vec_all(a[kR * stride]), bv, vectors), ...);
+      a += 1;
+    } else {
+      (row_step(acc + kR * kVectors, vec_all(a[kR]), bv, vectors), ...);
+      a += stride;
+    }
+    b += b_row;
+  }
+  constexpr int kWidth = kVectors * kVec;
+  const bool curved = t.activation != Activation::none && t.activation != Activation::relu;
+  if (t.columns == kWidth && !curved) {
+    (row_finish(acc + kR * kVectors, t, t.c + kR * t.c_row, vectors), ...);
+  } else {
+    alignas(64) float block[kRows * kWidth];
+    (row_store(acc + kR * kVectors, block + kR * kWidth, vectors), ...);
+    finish_block(t, kRows, kWidth, block);
+  }
+}
+
+template <int kRows, int kVectors, bool kAdjacent>
+static void tile_kernel(const Tile& t) {
+  tile_body<kRows, kVectors, kAdjacent>(t, std::make_integer_sequence<int, kRows>(),
+                                        std::make_integer_sequence<int, kVectors>());
+}
+
+/// The kernels of one width: at[rows - 1].
+struct TileRow {
+  TileKernel at[kTileRows];
+};
+template <int kVectors, bool kAdjacent, int... kR>
+constexpr TileRow make_tile_row(Indices<kR...>) {
+  return {{tile_kernel<kR + 1, kVectors, kAdjacent>...}};
+}
+/// [A's columns adjacent][log2 of the width in vectors][rows - 1]
+struct TileTable {
+  TileRow width[2][4];
+};
+template <int kVectors, bool kAdjacent>
+constexpr TileRow tile_row() {
+  return make_tile_row<kVectors, kAdjacent>(std::make_integer_sequence<int, tile_rows(kVectors)>());
+}
+template <bool kAdjacent, int kWidth>
+constexpr void fill_width(TileTable& table) {
+  table.width[kAdjacent][kWidth] = tile_row<1 << kWidth, kAdjacent>();
+}
+constexpr TileTable make_tile_table() {
+  TileTable table{};
+  fill_width<false, 0>(table);
+  fill_width<false, 1>(table);
+  fill_width<false, 2>(table);
+  fill_width<false, 3>(table);
+  fill_width<true, 0>(table);
+  fill_width<true, 1>(table);
+  fill_width<true, 2>(table);
+  fill_width<true, 3>(table);
+  return table;
+}
+
+}  // namespace bessemer::cpu::BESSEMER_ISA

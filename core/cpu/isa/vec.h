@@ -1,0 +1,123 @@
+// One native vector of floats, and the 16 virtual lanes of the canonical order on top of it.
+#pragma once
+
+#include "core/cpu/isa/isa.h"
+#include "core/ops/scalar.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+namespace bessemer::cpu::BESSEMER_ISA {
+
+#if defined(__AVX512F__)
+using vf = __m512;
+inline constexpr int kVec = 16;
+BESSEMER_INLINE vf vec_load(const float* p) { return _mm512_loadu_ps(p); }
+BESSEMER_INLINE void vec_store(float* p, vf v) { _mm512_storeu_ps(p, v); }
+BESSEMER_INLINE vf vec_all(float x) { return _mm512_set1_ps(x); }
+BESSEMER_INLINE vf vec_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+#elif defined(__AVX2__)
+using vf = __m256;
+inline constexpr int kVec = 8;
+BESSEMER_INLINE vf vec_load(const float* p) { return _mm256_loadu_ps(p); }
+BESSEMER_INLINE void vec_store(float* p, vf v) { _mm256_storeu_ps(p, v); }
+BESSEMER_INLINE vf vec_all(float x) { return _mm256_set1_ps(x); }
+BESSEMER_INLINE vf vec_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+#elif defined(__ARM_NEON)
+using vf = float32x4_t;
+inline constexpr int kVec = 4;
+BESSEMER_INLINE vf vec_load(const float* p) { return vld1q_f32(p); }
+BESSEMER_INLINE void vec_store(float* p, vf v) { vst1q_f32(p, v); }
+BESSEMER_INLINE vf vec_all(float x) { return vdupq_n_f32(x); }
+BESSEMER_INLINE vf vec_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
+#else
+typedef float vf __attribute__((vector_size(16)));
+inline constexpr int kVec = 4;
+BESSEMER_INLINE vf vec_load(const float* p) {
+  vf v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+BESSEMER_INLINE void vec_store(float* p, vf v) { __builtin_memcpy(p, &v, sizeof v); }
+BESSEMER_INLINE vf vec_all(float x) { return vf{x, x, x, x}; }
+BESSEMER_INLINE vf vec_fma(vf a, vf b, vf c) { return a * b + c; }
+#endif
+BESSEMER_INLINE vf vec_max(vf m, vf x) { return (x > m) | (x != x) ? x : m; }
+
+/// 16 lanes, whatever the native width: lane l takes elements l, l + 16, l + 32, ...
+struct Lanes {
+  static constexpr int kParts = 16 / kVec;
+  vf part[kParts];
+};
+#define BESSEMER_PARTS _Pragma("GCC unroll 4") for (int i = 0; i < Lanes::kParts; ++i)
+
+BESSEMER_INLINE Lanes lanes_all(float x) {
+  Lanes r;
+  BESSEMER_PARTS r.part[i] = vec_all(x);
+  return r;
+}
+BESSEMER_INLINE Lanes lanes_load(const float* p) {
+  Lanes r;
+  BESSEMER_PARTS r.part[i] = vec_load(p + i * kVec);
+  return r;
+}
+BESSEMER_INLINE void lanes_store(float* p, const Lanes& x) {
+  BESSEMER_PARTS vec_store(p + i * kVec, x.part[i]);
+}
+/// The first n < 16 elements, the other lanes `fill`.
+BESSEMER_INLINE Lanes lanes_load_part(const float* p, int64_t n, float fill) {
+  alignas(64) float block[16];
+  for (int i = 0; i < 16; ++i) block[i] = fill;
+  for (int64_t i = 0; i < n; ++i) block[i] = p[i];
+  return lanes_load(block);
+}
+BESSEMER_INLINE Lanes operator+(const Lanes& a, const Lanes& b) {
+  Lanes r;
+  BESSEMER_PARTS r.part[i] = a.part[i] + b.part[i];
+  return r;
+}
+BESSEMER_INLINE Lanes operator-(const Lanes& a, const Lanes& b) {
+  Lanes r;
+  BESSEMER_PARTS r.part[i] = a.part[i] - b.part[i];
+  return r;
+}
+BESSEMER_INLINE Lanes operator*(const Lanes& a, const Lanes& b) {
+  Lanes r;
+  BESSEMER_PARTS r.part[i] = a.part[i] * b.part[i];
+  return r;
+}
+BESSEMER_INLINE Lanes lanes_fma(const Lanes& a, const Lanes& b, const Lanes& c) {
+  Lanes r;
+  BESSEMER_PARTS r.part[i] = vec_fma(a.part[i], b.part[i], c.part[i]);
+  return r;
+}
+/// The larger; NaN once there is one; the first of equals.
+BESSEMER_INLINE Lanes lanes_max(const Lanes& m, const Lanes& x) {
+  Lanes r;
+  BESSEMER_PARTS r.part[i] = vec_max(m.part[i], x.part[i]);
+  return r;
+}
+BESSEMER_INLINE float max_of(float m, float x) { return (x > m) | (x != x) ? x : m; }
+
+/// The fixed tree: lane l with l + 8, then l + 4, l + 2, l + 1.
+BESSEMER_INLINE float lanes_sum(const Lanes& x) {
+  alignas(64) float s[16];
+  lanes_store(s, x);
+  for (int half = 8; half > 0; half /= 2) {
+    for (int l = 0; l < half; ++l) s[l] = s[l] + s[l + half];
+  }
+  return s[0];
+}
+BESSEMER_INLINE float lanes_max(const Lanes& x) {
+  alignas(64) float s[16];
+  lanes_store(s, x);
+  for (int half = 8; half > 0; half /= 2) {
+    for (int l = 0; l < half; ++l) s[l] = max_of(s[l], s[l + half]);
+  }
+  return s[0];
+}
+
+}  // namespace bessemer::cpu::BESSEMER_ISA
