@@ -210,7 +210,7 @@ class Pass {
       auto& [node, next] = stack.back();
       if (next == 0 && !needed_.contains(node)) needed_[node] = false;
       bool descended = false;
-      while (next < node->inputs && !descended) {
+      while (!descended && next < node->inputs) {
         const Edge& edge = node->edge(next++);
         if (edge.leaf && is_input(edge.leaf)) needed_[node] = true;
         if (!edge.node) continue;
