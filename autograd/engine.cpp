@@ -207,22 +207,26 @@ class Pass {
     for (const Tensor& x : inputs_)
       if (x.impl()->node) needed_[x.impl()->node] = true;
     while (!stack.empty()) {
-      auto& [node, next] = stack.back();
+      Node* node = stack.back().first;
+      int& next = stack.back().second;
       if (next == 0 && !needed_.contains(node)) needed_[node] = false;
-      bool descended = false;
-      while (!descended && next < node->inputs) {
-        const Edge& edge = node->edge(next++);
+      Node* unknown = nullptr;
+      for (; next < node->inputs; ++next) {
+        const Edge& edge = node->edge(next);
         if (edge.leaf && is_input(edge.leaf)) needed_[node] = true;
         if (!edge.node) continue;
-        if (auto known = needed_.find(edge.node); known != needed_.end()) {
-          if (known->second) needed_[node] = true;
-        } else {
-          --next;  // look again at this edge once its node is known
-          descended = true;
-          stack.emplace_back(edge.node, 0);
+        const auto known = needed_.find(edge.node);
+        if (known == needed_.end()) {
+          unknown = edge.node;  // this edge is looked at again once its node is known
+          break;
         }
+        if (known->second) needed_[node] = true;
       }
-      if (!descended) stack.pop_back();
+      if (unknown) {
+        stack.emplace_back(unknown, 0);
+      } else {
+        stack.pop_back();
+      }
     }
     return needed_[root];
   }
