@@ -116,8 +116,11 @@ Recipe load_recipe_text(std::string_view text, const std::string& file,
                   cat("must be ", kRecipeSchema, " for this version, got ", recipe.schema));
   }
   if (!reader.given("env.id")) reader.reject("env.id", "is missing: which environment to learn in");
-  if (recipe.seeds && reader.given("seed")) {
-    reader.reject("seeds", "and 'seed' exclude each other: seeds: N runs seeds 0 to N - 1");
+  if (recipe.seeds) {
+    if (reader.given("seed") && recipe.run.seed != 0) {
+      reader.reject("seeds", "and 'seed' exclude each other: seeds: N runs seeds 0 to N - 1");
+    }
+    recipe.run.seed = 0;
   }
   reader.finish();
   try {

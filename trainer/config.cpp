@@ -144,6 +144,10 @@ void EvalConfig::fields(FieldVisitor& v) {
       {.doc = "seed of the first episode; the next one's is one more", .min = 0, .resume = true});
   v.field("deterministic", deterministic,
           {.doc = "take the most likely action instead of sampling", .resume = true});
+  v.field("bar", bar,
+          {.doc = "mean return at which a seed counts as successful; null: the environment's "
+                  "reward threshold",
+           .resume = true});
 }
 
 void PlacementConfig::fields(FieldVisitor& v) {

@@ -72,6 +72,7 @@ struct EvalConfig {
   int64_t episodes = 20;
   int64_t seed = 9;
   bool deterministic = true;
+  std::optional<double> bar;  // a mean return that counts as success
   void fields(FieldVisitor& v);
 };
 

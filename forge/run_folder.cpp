@@ -1,0 +1,89 @@
+#include "forge/run_folder.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <ctime>
+#include <system_error>
+
+#include "core/base/error.h"
+
+namespace bessemer {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+bool written_by_a_run(const std::string& name) {
+  for (std::string_view known : {"recipe.yaml", "parent.yaml", "metrics.jsonl", "checkpoints",
+                                 "eval.json", "aggregate.json", "video.mp4"}) {
+    if (name == known) return true;
+  }
+  return name.starts_with("events.out.tfevents.") || name.starts_with("seed-");
+}
+
+void clear_run(const fs::path& root) {
+  for (const fs::directory_entry& entry : fs::directory_iterator(root)) {
+    if (written_by_a_run(entry.path().filename().string())) fs::remove_all(entry.path());
+  }
+}
+
+}  // namespace
+
+RunFolder RunFolder::seed(int64_t index) const { return {root / cat("seed-", index)}; }
+
+std::string default_run_folder(const std::string& recipe_name) {
+  const std::time_t now = std::time(nullptr);
+  std::tm local{};
+  localtime_r(&now, &local);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y%m%d-%H%M%S", &local);
+  return cat("runs/", recipe_name, "-", text);
+}
+
+void create_run_folder(const RunFolder& folder, bool force) {
+  const std::string name = folder.root.string();
+  try {
+    if (fs::exists(folder.root)) {
+      BESSEMER_CHECK(fs::is_directory(folder.root), ValueError, name, " exists and is no folder");
+      if (!fs::is_empty(folder.root)) {
+        BESSEMER_CHECK(fs::exists(folder.recipe()), ValueError, name,
+                       " holds files that are no run; choose another folder with out=DIR");
+        BESSEMER_CHECK(force, ValueError, name, " holds a run already; go on with it by --resume ",
+                       name, ", replace it by --force, or choose another folder with out=DIR");
+        clear_run(folder.root);
+      }
+    }
+    fs::create_directories(folder.root);
+  } catch (const fs::filesystem_error& error) {
+    fail<IoError>("cannot make the run folder ", name, ": ", error.code().message());
+  }
+  BESSEMER_CHECK(::access(name.c_str(), W_OK | X_OK) == 0, IoError,
+                 "cannot write to the run folder ", name, ": ", std::strerror(errno));
+}
+
+void write_text_file(const fs::path& path, std::string_view text) {
+  const std::string aside = path.string() + ".new";
+  const auto check = [&](bool good, int file) {
+    if (good) return;
+    const int reason = errno;
+    if (file >= 0) ::close(file);
+    ::unlink(aside.c_str());
+    fail<IoError>("cannot write ", path.string(), ": ", std::strerror(reason));
+  };
+  const int file = ::open(aside.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  check(file >= 0, -1);
+  while (!text.empty()) {
+    const ssize_t count = ::write(file, text.data(), text.size());
+    if (count < 0 && errno == EINTR) continue;
+    check(count > 0, file);
+    text.remove_prefix(static_cast<size_t>(count));
+  }
+  check(::fsync(file) == 0, file);
+  check(::close(file) == 0, -1);
+  check(::rename(aside.c_str(), path.c_str()) == 0, -1);
+}
+
+}  // namespace bessemer

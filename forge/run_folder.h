@@ -1,0 +1,35 @@
+// The folder of a run: recipe.yaml (resolved), metrics.jsonl, TensorBoard events, checkpoints/,
+// eval.json and video.mp4; of several seeds: recipe.yaml, aggregate.json and one such folder a
+// seed.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+namespace bessemer {
+
+struct RunFolder {
+  std::filesystem::path root;
+
+  std::filesystem::path recipe() const { return root / "recipe.yaml"; }
+  std::filesystem::path parent_recipe() const { return root / "parent.yaml"; }  // of a fork
+  std::filesystem::path metrics() const { return root / "metrics.jsonl"; }
+  std::filesystem::path checkpoints() const { return root / "checkpoints"; }
+  std::filesystem::path evaluation() const { return root / "eval.json"; }
+  std::filesystem::path aggregate() const { return root / "aggregate.json"; }
+  std::filesystem::path video() const { return root / "video.mp4"; }
+  RunFolder seed(int64_t index) const;
+};
+
+/// runs/<name>-<local time>, from the working directory.
+std::string default_run_folder(const std::string& recipe_name);
+
+/// Makes the folder. One that holds anything is refused; with `force` a run in it is removed first,
+/// but never files that no run has written. Throws ValueError, or IoError with the system's reason.
+void create_run_folder(const RunFolder& folder, bool force);
+
+/// Writes `text` aside, syncs and renames, so that readers see the old file or the new one.
+void write_text_file(const std::filesystem::path& path, std::string_view text);
+
+}  // namespace bessemer

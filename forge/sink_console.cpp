@@ -1,0 +1,210 @@
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+
+#include "core/base/error.h"
+#include "forge/sinks.h"
+
+namespace bessemer {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+std::string fixed(double value, int places) {
+  char text[64];
+  std::snprintf(text, sizeof text, "%.*f", places, value);
+  return text;
+}
+
+/// Three places that matter: 0.0123, 1.23, 123, 1.23e-05.
+std::string brief(double value) {
+  char text[64];
+  std::snprintf(text, sizeof text, "%.3g", value);
+  return text;
+}
+
+std::string grouped(int64_t value) {
+  std::string digits = cat(value), out;
+  for (size_t i = 0; i < digits.size(); ++i) {
+    if (i && (digits.size() - i) % 3 == 0 && digits[i - 1] != '-') out += ',';
+    out += digits[i];
+  }
+  return out;
+}
+
+struct Named {
+  std::string_view metric, label;
+};
+constexpr Named kLosses[] = {
+    {"train/policy_gradient_loss", "policy"}, {"train/value_loss", "value"},
+    {"train/entropy_loss", "entropy"},        {"train/approx_kl", "kl"},
+    {"train/clip_fraction", "clip"},          {"train/explained_variance", "explained"},
+};
+
+class ConsoleSink final : public Sink {
+ public:
+  explicit ConsoleSink(const ConsoleTitle& title)
+      : title_(title),
+        terminal_(::isatty(STDERR_FILENO) == 1 && std::getenv("TERM") != nullptr &&
+                  std::string_view(std::getenv("TERM")) != "dumb"),
+        rate_step_(title.first_step) {
+    std::fprintf(stderr, "%s\n", title_.text.c_str());
+  }
+  ~ConsoleSink() override { flush(); }
+  ConsoleSink(const ConsoleSink&) = delete;
+  ConsoleSink& operator=(const ConsoleSink&) = delete;
+
+  void write(const MetricsRow& row) override {
+    remember(row);
+    const auto now = Clock::now();
+    pending_ = true;
+    if (terminal_) {
+      if (now - shown_ < std::chrono::milliseconds(100)) return;
+      shown_ = now;
+      draw();
+    } else {
+      // the first line soon, the next ones at growing distances, evaluations always
+      if (now - shown_ < pause_ && !row.metrics.has("eval/mean_reward")) return;
+      if (shown_ != Clock::time_point{})
+        pause_ = std::min(pause_ * 2, Clock::duration(std::chrono::seconds(30)));
+      shown_ = now;
+      line();
+    }
+  }
+  void flush() override {
+    if (!pending_) return;
+    if (terminal_) {
+      draw();
+    } else {
+      line();
+    }
+  }
+
+ private:
+  void remember(const MetricsRow& row) {
+    step_ = row.step;
+    seconds_ = row.seconds;
+    if (seconds_ - rate_seconds_ >= 0.5) {  // the rate of the last half second, smoothed
+      const double rate = static_cast<double>(step_ - rate_step_) / (seconds_ - rate_seconds_);
+      rate_ = rate_ == 0 ? rate : 0.6 * rate_ + 0.4 * rate;
+      rate_step_ = step_;
+      rate_seconds_ = seconds_;
+    } else if (rate_ == 0 && seconds_ > 0) {
+      first_rate_ = static_cast<double>(step_ - title_.first_step) / seconds_;
+    }
+    for (const auto& [name, value] : row.metrics.values()) {
+      if (!name.starts_with("time/")) latest_.add(name, value.value(), Reduction::last);
+    }
+  }
+
+  double rate() const { return rate_ > 0 ? rate_ : first_rate_; }
+  std::string eta() const {
+    const double left = static_cast<double>(title_.total_steps - step_);
+    return rate() > 0 ? clock_text(std::max(0.0, left) / rate()) : "?";
+  }
+  double fraction() const {
+    return std::clamp(static_cast<double>(step_) / static_cast<double>(title_.total_steps), 0.0,
+                      1.0);
+  }
+
+  std::string returns() const {
+    std::string out = "return ";
+    out += latest_.has("rollout/ep_rew_mean") ? brief(latest_.get("rollout/ep_rew_mean")) : "-";
+    if (latest_.has("rollout/ep_len_mean"))
+      out += cat("  length ", brief(latest_.get("rollout/ep_len_mean")));
+    if (latest_.has("eval/mean_reward"))
+      out += cat("  eval ", brief(latest_.get("eval/mean_reward")));
+    return out;
+  }
+  std::string losses() const {
+    std::string out;
+    for (const Named& loss : kLosses) {
+      if (!latest_.has(loss.metric)) continue;
+      out += cat(out.empty() ? "" : "  ", loss.label, " ", brief(latest_.get(loss.metric)));
+    }
+    return out;
+  }
+
+  void draw() {
+    pending_ = false;
+    winsize size{};
+    const int columns =
+        ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 20 ? size.ws_col : 80;
+    const int width = std::clamp(columns - 66, 8, 40);
+    const int eighths = static_cast<int>(fraction() * width * 8);
+    static constexpr const char* parts[] = {"", "▏", "▎", "▍", "▌", "▋", "▊", "▉"};
+    std::string bar;
+    for (int i = 0; i < eighths / 8; ++i) bar += "█";
+    bar += parts[eighths % 8];
+    for (int i = eighths / 8 + (eighths % 8 ? 1 : 0); i < width; ++i) bar += "·";
+    const std::string lines[] = {
+        cat(bar, " ", fixed(fraction() * 100, 0), "%  ", grouped(step_), " / ",
+            grouped(title_.total_steps), " steps  ", short_number(rate()), "/s  ETA ", eta()),
+        returns(), losses()};
+    std::string out;
+    if (drawn_) out += "\x1b[3A";
+    for (const std::string& text : lines) {
+      // long lines would wrap and spoil the block; the bar's multi-byte characters need room
+      out += cat("\r\x1b[2K", &text == lines ? text : text.substr(0, columns - 1), "\n");
+    }
+    std::fputs(out.c_str(), stderr);
+    drawn_ = true;
+  }
+
+  void line() {
+    pending_ = false;
+    std::fprintf(stderr, "%s / %s steps  %s/s  ETA %s  %s  %s\n", grouped(step_).c_str(),
+                 grouped(title_.total_steps).c_str(), short_number(rate()).c_str(), eta().c_str(),
+                 returns().c_str(), losses().c_str());
+  }
+
+  ConsoleTitle title_;
+  bool terminal_;
+  bool drawn_ = false, pending_ = false;
+  int64_t step_ = 0;
+  double seconds_ = 0;
+  int64_t rate_step_;
+  double rate_seconds_ = 0, rate_ = 0, first_rate_ = 0;
+  Metrics latest_;
+  Clock::time_point shown_{};
+  Clock::duration pause_ = std::chrono::seconds(2);
+};
+
+}  // namespace
+
+std::string short_number(double value) {
+  static constexpr const char* units[] = {"", " k", " M", " G", " T"};
+  int unit = 0;
+  while (std::abs(value) >= 999.5 && unit < 4) {
+    value /= 1000;
+    ++unit;
+  }
+  char text[64];
+  std::snprintf(text, sizeof text, "%.3g%s", value, units[unit]);
+  return text;
+}
+
+std::string clock_text(double seconds) {
+  const auto whole = static_cast<int64_t>(std::min(seconds, 3.6e8) + 0.5);
+  char text[64];
+  if (whole >= 3600) {
+    std::snprintf(text, sizeof text, "%d:%02d:%02d", static_cast<int>(whole / 3600),
+                  static_cast<int>(whole / 60 % 60), static_cast<int>(whole % 60));
+  } else {
+    std::snprintf(text, sizeof text, "%d:%02d", static_cast<int>(whole / 60),
+                  static_cast<int>(whole % 60));
+  }
+  return text;
+}
+
+std::unique_ptr<Sink> console_sink(const ConsoleTitle& title) {
+  return std::make_unique<ConsoleSink>(title);
+}
+
+}  // namespace bessemer
