@@ -2,6 +2,8 @@
 
 #include <sched.h>
 
+#include "core/base/error.h"
+
 namespace bessemer {
 
 namespace {
@@ -37,39 +39,43 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : workers_) worker.join();
 }
 
-void ThreadPool::work() {
+/// Claims and runs tasks of a generation until none is left.
+void ThreadPool::work(uint64_t generation) {
   inside = true;
-  for (;;) {
-    const int64_t i = next_.fetch_add(1, std::memory_order_relaxed);
-    if (i >= tasks_) break;
+  uint64_t ticket = ticket_.load(std::memory_order_acquire);
+  while (ticket >> 32 == generation && (ticket & 0xffffffffu) != 0) {
+    if (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel)) continue;
+    // Claimed: this run cannot end before the task does, so task and context are this generation's.
     try {
-      task_(context_, i);
+      task_.load(std::memory_order_relaxed)(context_.load(std::memory_order_relaxed),
+                                            static_cast<int64_t>((ticket & 0xffffffffu) - 1));
     } catch (...) {
       std::lock_guard lock(mutex_);
       if (!error_) error_ = std::current_exception();
     }
+    unfinished_.fetch_sub(1, std::memory_order_acq_rel);
+    ticket = ticket_.load(std::memory_order_acquire);
   }
   inside = false;
 }
 
 void ThreadPool::run_erased(int64_t tasks, Task task, void* context) {
+  BESSEMER_CHECK(tasks < (int64_t{1} << 32), ValueError, "a run has at most 2^32 tasks, not ",
+                 tasks);
   std::lock_guard caller(caller_);
-  tasks_ = tasks;
-  task_ = task;
-  context_ = context;
+  task_.store(task, std::memory_order_relaxed);
+  context_.store(context, std::memory_order_relaxed);
   error_ = nullptr;
-  next_.store(0, std::memory_order_relaxed);
-  finished_.store(0, std::memory_order_relaxed);
+  unfinished_.store(tasks, std::memory_order_relaxed);
+  const uint64_t generation = ((ticket_.load(std::memory_order_relaxed) >> 32) + 1) & 0xffffffffu;
   {
     // Under the mutex, so that no helper can fall asleep between its check and this change.
     std::lock_guard lock(mutex_);
-    generation_.fetch_add(1, std::memory_order_release);
+    ticket_.store(generation << 32 | static_cast<uint64_t>(tasks), std::memory_order_release);
   }
   if (sleeping_.load(std::memory_order_acquire) > 0) wake_.notify_all();
-  work();
-  const auto helpers = static_cast<int64_t>(workers_.size());
-  // Every helper must have left work() before the next run may change the task.
-  for (int spins = 0; finished_.load(std::memory_order_acquire) < helpers; ++spins) {
+  work(generation);
+  for (int spins = 0; unfinished_.load(std::memory_order_acquire) > 0; ++spins) {
     if (spins < kSpins) {
       pause();
     } else {
@@ -80,22 +86,18 @@ void ThreadPool::run_erased(int64_t tasks, Task task, void* context) {
 }
 
 void ThreadPool::loop() {
-  int64_t seen = 0;
-  for (;;) {
-    for (int spins = 0; spins < kSpins; ++spins) {
-      if (generation_.load(std::memory_order_acquire) != seen || stop_.load()) break;
-      pause();
-    }
-    if (generation_.load(std::memory_order_acquire) == seen) {
+  const auto waiting = [this] {
+    return (ticket_.load(std::memory_order_acquire) & 0xffffffffu) == 0 && !stop_.load();
+  };
+  while (!stop_.load()) {
+    for (int spins = 0; spins < kSpins && waiting(); ++spins) pause();
+    if (waiting()) {
       std::unique_lock lock(mutex_);
       sleeping_.fetch_add(1);
-      wake_.wait(lock, [&] { return stop_.load() || generation_.load() != seen; });
+      wake_.wait(lock, [&] { return !waiting(); });
       sleeping_.fetch_sub(1);
     }
-    if (stop_.load()) return;
-    ++seen;
-    work();
-    finished_.fetch_add(1, std::memory_order_release);
+    work(ticket_.load(std::memory_order_acquire) >> 32);
   }
 }
 

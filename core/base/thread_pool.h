@@ -46,21 +46,21 @@ class ThreadPool {
  private:
   using Task = void (*)(void*, int64_t);
   void run_erased(int64_t tasks, Task task, void* context);
-  void work();
+  void work(uint64_t generation);
   void loop();
 
   std::vector<std::thread> workers_;
   std::mutex caller_;  // one run at a time
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::atomic<int64_t> generation_{0};
-  std::atomic<int64_t> next_{0};
-  std::atomic<int64_t> finished_{0};
+  // Generation in the high half, tasks not yet claimed in the low half: a helper that comes late
+  // finds another generation or nothing left, so a run never waits for one that is asleep.
+  std::atomic<uint64_t> ticket_{0};
+  std::atomic<int64_t> unfinished_{0};
   std::atomic<int> sleeping_{0};
   std::atomic<bool> stop_{false};
-  int64_t tasks_ = 0;
-  Task task_ = nullptr;
-  void* context_ = nullptr;
+  std::atomic<Task> task_{nullptr};
+  std::atomic<void*> context_{nullptr};
   std::exception_ptr error_;
 };
 
