@@ -69,12 +69,19 @@ struct Actions {
   const Ragged* ragged = nullptr;
 };
 
+/// How classic control computes. lanes: SIMD code, whatever the batch size, so that bits do not
+/// depend on how environments are split into batches. plain: scalar doubles and libm, bit-equal to
+/// Gymnasium. The two differ by the last bit of sin and cos. Simulators without lanes are always
+/// plain.
+enum class Arithmetic : uint8_t { lanes, plain };
+
 struct BatchOptions {
   int64_t num_envs = 1;
   Options options;  // checked against the Spec
   Autoreset autoreset = Autoreset::next_step;
   std::optional<int64_t> max_episode_steps;  // overrides the Spec's; 0 = none
   ThreadPool* pool = nullptr;                // null: step on the calling thread
+  Arithmetic arithmetic = Arithmetic::lanes;
   bool check_actions = true;  // NaN and out-of-space actions: ValueError, nothing steps
 };
 

@@ -67,10 +67,24 @@ struct CartPole {
   static void observe(const T* s, T* obs) {
     for (int k = 0; k < kObs; ++k) obs[k] = s[k];
   }
+
+  static void draw(const double* s, Canvas& canvas) {
+    constexpr double kScale = 600 / (2 * kXLimit), kPixel = 1 / kScale;
+    canvas.clear({250, 250, 252}, {228, 232, 240});
+    canvas.set_view({300, 300}, kScale);  // the track is 100 pixels above the bottom
+    canvas.line({-kXLimit, 0}, {kXLimit, 0}, 1.5, {60, 60, 70});
+    canvas.fill_rect({s[0] - 25 * kPixel, -15 * kPixel}, {s[0] + 25 * kPixel, 15 * kPixel},
+                     {44, 48, 62});
+    const Point axle{s[0], 7.5 * kPixel};
+    const double length = 2 * kLength - 5 * kPixel;
+    const Point tip{axle.x + length * std::sin(s[2]), axle.y + length * std::cos(s[2])};
+    canvas.line(axle, tip, 10, {202, 152, 101});
+    canvas.fill_circle(axle, 5 * kPixel, {129, 132, 203});
+  }
 };
 
 }  // namespace
 
-BESSEMER_ENVIRONMENT(Classic<CartPole>)
+BESSEMER_CLASSIC(CartPole)
 
 }  // namespace bessemer

@@ -1,21 +1,34 @@
 // Classic control: a handful of numbers, explicit dynamics. The rules of such a task are one struct
-// of functions on a scalar type T; `Classic<Rules>` is their simulator in plain doubles.
+// of functions on a scalar type T:
 //
 //     struct Rules {
-//       using Action = int64_t;                       // or float
+//       using Action = int64_t;                       // from 0, or float
 //       struct Params { ... };                        // options, as numbers
-//       static constexpr int kState, kObs;
+//       static constexpr int kState, kObs;            // state[kState], observation[kObs]
 //       static Spec spec();
 //       static Params params(const Settings& options);
 //       static void reset(double* state, Pcg64& rng, const Settings& reset_options);
-//       template <class T> static void step(T* state, T action, const Params&, T& reward, bool&
-//       terminated); template <class T> static void observe(const T* state, T* obs); static void
-//       draw(const double* state, Canvas& canvas);
+//       template <class T>                            // branch-free: select(), no if on T
+//       static void step(T* state, T action, const Params&, T& reward, bool& terminated);
+//       template <class T>
+//       static void observe(const T* state, T* obs);
+//       static void draw(const double* state, Canvas& canvas);
+//       // optional: an observation of its own while state[kFresh] is not 0, i.e. before the first
+//       step static constexpr int kFresh; static void observe_start(const double* state, double*
+//       obs);
 //     };
+//     BESSEMER_CLASSIC(Rules)
+//
+// `Classic<Rules>` is their simulator in plain doubles and libm, bit-equal to Gymnasium;
+// `LaneBatch<Rules>` (envs/lanes.h) steps a batch of them as SIMD code.
 #pragma once
+
+#include <utility>
 
 #include "core/base/math.h"
 #include "envs/batch.h"
+#include "envs/lanes.h"
+#include "envs/render/canvas.h"
 
 namespace bessemer {
 
@@ -42,20 +55,30 @@ struct Classic {
     return {reward, terminated};
   }
 
-  void observe(RowOut& out) const {
-    double obs[Rules::kObs];
-    Rules::template observe<double>(state_, obs);
-    float* to = out.dense<float>(0);
-    for (int k = 0; k < Rules::kObs; ++k) to[k] = static_cast<float>(obs[k]);
-  }
+  void observe(RowOut& out) const { classic_observe<Rules, double>(state_, out.dense<float>(0)); }
 
   void state(StateIo& io) {
     for (double& x : state_) io(x);
   }
+
+  void draw(Canvas& canvas) const { Rules::draw(state_, canvas); }
 
  private:
   typename Rules::Params params_;
   double state_[Rules::kState] = {};
 };
 
+template <class Rules>
+std::unique_ptr<EnvBatch> classic_batch_of(const Spec& spec, const BatchOptions& options) {
+  if (options.arithmetic == Arithmetic::plain) {
+    return std::make_unique<Batch<Classic<Rules>>>(spec, options);
+  }
+  return std::make_unique<LaneBatch<Rules>>(spec, options);
+}
+
 }  // namespace bessemer
+
+#define BESSEMER_CLASSIC(Rules)                                                              \
+  [[maybe_unused]] static const bool bessemer_classic_environment =                          \
+      (::bessemer::register_environment(Rules::spec(), ::bessemer::classic_batch_of<Rules>), \
+       true);
