@@ -3,17 +3,30 @@
 docs/python.md is the tour.
 """
 
-from bessemer._native import (
-    Tensor,
-    __version__,
-    arange,
-    empty,
-    from_dlpack,
-    from_numpy,
-    full,
-    grad,
-    is_grad_enabled,
-    ones,
-    tensor,
-    zeros,
-)
+from bessemer import _native
+from bessemer._native import *  # noqa: F403  (the operations, one function a row of the op table)
+from bessemer._native import __version__
+from bessemer.envs import AutoresetMode, Env, VectorEnv, env_ids, env_spec, make, make_vec
+from bessemer.modes import enable_grad, no_grad, set_grad_enabled
+from bessemer.random import manual_seed, rand, randn
+
+float16, bfloat16, float32, float64 = "float16", "bfloat16", "float32", "float64"
+int8, uint8, int32, int64 = "int8", "uint8", "int32", "int64"
+
+__all__ = [
+    *(name for name in dir(_native) if not name.startswith("_") and not name.endswith("Core")),
+    "AutoresetMode",
+    "Env",
+    "VectorEnv",
+    "__version__",
+    "enable_grad",
+    "env_ids",
+    "env_spec",
+    "make",
+    "make_vec",
+    "manual_seed",
+    "no_grad",
+    "rand",
+    "randn",
+    "set_grad_enabled",
+]

@@ -1,6 +1,4 @@
 // One environment: the native half of bessemer.Env. step() and reset() are raw CPython methods.
-#include <structmember.h>
-
 #include <memory>
 #include <new>
 

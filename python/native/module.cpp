@@ -9,7 +9,8 @@ PYBIND11_MODULE(_native, m) {
   using namespace bessemer::python;
   m.doc() = "Bessemer's native module; import bessemer instead.";
   m.attr("__version__") = BESSEMER_VERSION;
-  if (!add_tensor_type(m.ptr()) || !add_operations(m.ptr()) || !add_autograd(m.ptr())) {
+  if (!add_tensor_type(m.ptr()) || !add_operations(m.ptr()) || !add_autograd(m.ptr()) ||
+      !add_environments(m.ptr()) || !add_runtime(m.ptr())) {
     throw py::error_already_set();
   }
   // The exceptions of the library, for code that pybind11 calls.

@@ -81,5 +81,6 @@ bool add_tensor_type(PyObject* module);     // Tensor and the functions that mak
 bool add_operations(PyObject* module);      // one function a row, composites, op_rows()
 bool add_autograd(PyObject* module);        // grad mode, gradients
 bool add_environments(PyObject* module);    // EnvCore, VectorEnvCore, env_ids, env_spec
+bool add_runtime(PyObject* module);         // threads, instruction set, memory
 
 }  // namespace bessemer::python

@@ -42,9 +42,12 @@ bool dtype_of_numpy(int type, Dtype& dtype) {
 
 namespace {
 
-/// Others may read the tensor later as it is now: its gradient needs it, or it is a weight whose packed
-/// form is kept. Then NumPy must not write to it.
-bool must_stay(const Tensor& x) { return x.requires_grad() || x.impl()->storage->read_only; }
+/// Somebody may rely on the elements as they are: the tensor takes part in gradients, or a recorded
+/// operation holds it besides the one Python object. Then NumPy must not write to it.
+bool must_stay(const Tensor& x) {
+  return x.requires_grad() || x.impl()->storage->read_only ||
+         x.impl()->refs.load(std::memory_order_relaxed) > 1;
+}
 
 PyObject* view_of(const Tensor& tensor, bool writable) {
   const int type = numpy_type(tensor.dtype());

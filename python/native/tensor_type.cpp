@@ -1,7 +1,7 @@
 // The Tensor type: life cycle, properties, conversions to Python values, and the functions that make one.
 #include "python/native/tensor_type.h"
 
-#include <structmember.h>
+#include <cstddef>
 
 #include <cstring>
 

@@ -1,0 +1,15 @@
+"""Finds the built package: BESSEMER_BUILD, else build/ beside the sources, else what is installed."""
+
+import os
+import pathlib
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BUILD = pathlib.Path(os.environ.get("BESSEMER_BUILD", ROOT / "build"))
+
+if (BUILD / "python" / "bessemer").is_dir():
+    sys.path.insert(0, str(BUILD / "python"))
+    # For programs that tests start.
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(BUILD / "python"), os.environ.get("PYTHONPATH")])
+    )
