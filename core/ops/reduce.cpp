@@ -68,13 +68,13 @@ struct Sum {
 struct Max {
   template <class T>
   static T combine(T a, T b) {
-    return b > a || b != b ? b : a;
+    return (b > a) | (b != b) ? b : a;
   }  // NaN wins and stays, as in NumPy
 };
 struct Min {
   template <class T>
   static T combine(T a, T b) {
-    return b < a || b != b ? b : a;
+    return (b < a) | (b != b) ? b : a;
   }
 };
 struct Product {

@@ -208,6 +208,13 @@ TEST_CASE("one row and many rows of a layer give the same bits") {
   CHECK(flat<float>(threaded) == flat<float>(linear(big, w, bias)));
 }
 
+TEST_CASE("a narrow product gives the bits of a wide one") {
+  const Tensor g = cast(draw({900, 64}, 13), Dtype::f32), x = cast(draw({900, 4}, 14), Dtype::f32);
+  const Tensor wide = concat(std::array{x, Tensor::zeros({900, 60})}, 1);
+  CHECK(flat<float>(matmul(transpose(g), x)) ==
+        flat<float>(slice(matmul(transpose(g), wide), 1, 0, 4)));
+}
+
 TEST_CASE("a layer sees new weights") {
   const Tensor x = Tensor::ones({2, 4}), w = Tensor::ones({3, 4});
   CHECK(linear(x, w).data<float>()[0] == 4);
