@@ -277,7 +277,7 @@ bool all_below(const T* data, int64_t count, int64_t start, const std::vector<in
 
 bool actions_good(const Channel& channel, const void* data, int64_t rows) {
   const int64_t numel = channel.numel(), count = rows * numel;
-  const std::vector<int64_t> two(1, 2);
+  static const std::vector<int64_t> two(1, 2);
   switch (channel.kind) {
     case SpaceKind::text:
       return true;

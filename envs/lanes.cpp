@@ -5,8 +5,7 @@
 
 namespace bessemer {
 
-namespace {
-LaneIsa choose() {
+LaneIsa lane_isa() {
   std::vector<std::string> names = {"baseline"};
 #if defined(BESSEMER_LANE_X86)
   __builtin_cpu_init();
@@ -25,11 +24,4 @@ LaneIsa choose() {
                  "', which this machine does not run", did_you_mean(forced, names));
   return static_cast<LaneIsa>(found - names.begin());
 }
-}  // namespace
-
-LaneIsa lane_isa() {
-  static const LaneIsa isa = choose();
-  return isa;
-}
-
 }  // namespace bessemer

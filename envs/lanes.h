@@ -84,41 +84,57 @@ inline double lane_action(int64_t action) {
 inline double lane_action(float action) { return static_cast<double>(action); }
 
 template <class Rules>
-inline void lane_step(const LaneBlock<Rules>& b) {
+inline void lane_step(const LaneBlock<Rules>& block) {
   using math::Lane;
-  constexpr int64_t kSize = LaneBlock<Rules>::kSize;
-  double reward[kSize];
-  int64_t ended[kSize];
-  double obs[Rules::kObs][kSize];
-  const int64_t count = b.count;
+  constexpr int kState = Rules::kState, kObs = Rules::kObs;
+  // Local copies, so that stores of bytes cannot alias the pointers.
+  const LaneBlock<Rules> b = block;
   const typename Rules::Params params = *b.params;
+  const int64_t count = b.count, limit = b.limit;
+  double reward[LaneBlock<Rules>::kSize];
+  int64_t ended[LaneBlock<Rules>::kSize];
+  float obs[kObs][LaneBlock<Rules>::kSize];
 #pragma GCC ivdep
   for (int64_t i = 0; i < count; ++i) {
-    Lane s[Rules::kState], o[Rules::kObs], r;
-    bool terminated;
-    for (int k = 0; k < Rules::kState; ++k) s[k] = b.state[k][i];
+    Lane s[kState], o[kObs], r;
+    math::LaneMask terminated;
+#pragma GCC unroll 8
+    for (int k = 0; k < kState; ++k) s[k] = b.state[k][i];
     Rules::template step<Lane>(s, lane_action(b.actions[i]), params, r, terminated);
     Rules::template observe<Lane>(s, o);
-    for (int k = 0; k < Rules::kState; ++k) b.state[k][i] = s[k].v;
-    for (int k = 0; k < Rules::kObs; ++k) obs[k][i] = o[k].v;
+#pragma GCC unroll 8
+    for (int k = 0; k < kState; ++k) b.state[k][i] = s[k].v;
+#pragma GCC unroll 8
+    for (int k = 0; k < kObs; ++k) obs[k][i] = static_cast<float>(o[k].v);
     reward[i] = r.v;
-    ended[i] = terminated ? 1 : 0;
+    ended[i] = terminated.bits & 1;
   }
-  for (int64_t i = 0; i < count; ++i) {
-    for (int k = 0; k < Rules::kObs; ++k)
-      b.obs[i * Rules::kObs + k] = static_cast<float>(obs[k][i]);
-  }
+  float* __restrict const to = b.obs;
 #pragma GCC ivdep
   for (int64_t i = 0; i < count; ++i) {
-    const int64_t length = b.length[i] + 1;
-    const auto terminated = static_cast<uint8_t>(ended[i]);
-    const auto truncated = static_cast<uint8_t>(length >= b.limit);
-    b.length[i] = length;
-    b.total[i] += reward[i];
-    b.reward[i] = static_cast<float>(reward[i]);
-    b.terminated[i] = terminated;
-    b.truncated[i] = truncated;
-    b.over[i] = terminated | truncated;
+#pragma GCC unroll 8
+    for (int k = 0; k < kObs; ++k) to[i * kObs + k] = obs[k][i];
+  }
+  int64_t* __restrict const lengths = b.length;
+  double* __restrict const totals = b.total;
+  float* __restrict const rewards = b.reward;
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t length = lengths[i] + 1;
+    lengths[i] = length;
+    totals[i] += reward[i];
+    rewards[i] = static_cast<float>(reward[i]);
+    ended[i] |= length >= limit ? 2 : 0;
+  }
+  uint8_t* __restrict const terminated = b.terminated;
+  uint8_t* __restrict const truncated = b.truncated;
+  uint8_t* __restrict const over = b.over;
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) {
+    const auto flags = static_cast<uint8_t>(ended[i]);
+    terminated[i] = flags & 1;
+    truncated[i] = flags >> 1;
+    over[i] = flags;
   }
 }
 
@@ -231,7 +247,7 @@ class LaneBatch final : public BatchBase {
         uint64_t now, before;
         std::memcpy(&now, over + i, 8);
         std::memcpy(&before, phases + i, 8);
-        const uint64_t events = now | ((before & 0x0202020202020202u) >> 1);
+        const uint64_t events = now | (before & 0x0202020202020202u);
         if (events == 0) {
           i += 8;
           continue;

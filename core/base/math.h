@@ -10,6 +10,21 @@
 
 namespace bessemer::math {
 
+/// What comparing Lanes gives: all ones or zero, as wide as the values, which is the form of a
+/// condition that the compiler vectorises in every combination.
+struct LaneMask {
+  int64_t bits;
+  constexpr LaneMask() = default;
+  constexpr LaneMask(bool b) : bits(b ? -1 : 0) {}
+  friend constexpr LaneMask operator&(LaneMask a, LaneMask b) { return of(a.bits & b.bits); }
+  friend constexpr LaneMask operator|(LaneMask a, LaneMask b) { return of(a.bits | b.bits); }
+  static constexpr LaneMask of(int64_t bits) {
+    LaneMask mask;
+    mask.bits = bits;
+    return mask;
+  }
+};
+
 struct Lane {
   double v;
   constexpr Lane() = default;
@@ -20,20 +35,22 @@ struct Lane {
   friend constexpr Lane operator*(Lane a, Lane b) { return a.v * b.v; }
   friend constexpr Lane operator/(Lane a, Lane b) { return a.v / b.v; }
   friend constexpr Lane operator-(Lane a) { return -a.v; }
-  friend constexpr bool operator<(Lane a, Lane b) { return a.v < b.v; }
-  friend constexpr bool operator>(Lane a, Lane b) { return a.v > b.v; }
-  friend constexpr bool operator<=(Lane a, Lane b) { return a.v <= b.v; }
-  friend constexpr bool operator>=(Lane a, Lane b) { return a.v >= b.v; }
-  friend constexpr bool operator==(Lane a, Lane b) { return a.v == b.v; }
+  friend constexpr LaneMask operator<(Lane a, Lane b) { return a.v < b.v; }
+  friend constexpr LaneMask operator>(Lane a, Lane b) { return a.v > b.v; }
+  friend constexpr LaneMask operator<=(Lane a, Lane b) { return a.v <= b.v; }
+  friend constexpr LaneMask operator>=(Lane a, Lane b) { return a.v >= b.v; }
+  friend constexpr LaneMask operator==(Lane a, Lane b) { return a.v == b.v; }
+  friend constexpr LaneMask operator!=(Lane a, Lane b) { return a.v != b.v; }
 };
 
 inline constexpr double kPi = 3.141592653589793;
 
 /// c ? a : b
+constexpr double select(bool c, double a, double b) { return c ? a : b; }
+constexpr Lane select(LaneMask c, Lane a, Lane b) { return c.bits != 0 ? a.v : b.v; }
+/// The type of a condition on T.
 template <class T>
-constexpr T select(bool c, T a, T b) {
-  return c ? a : b;
-}
+using Mask = decltype(T() < T());
 
 /// As Python's min(max(x, low), high).
 template <class T>
@@ -113,8 +130,9 @@ inline void sin_cos(Lane x, Lane& sine, Lane& cosine) {
   const double c = top + (((1.0 - top) - half) + z * tail);
   const bool odd = (quadrant & 1) != 0;
   const double a = odd ? c : s, b = odd ? s : c;
-  sine = (quadrant & 2) != 0 ? -a : a;
-  cosine = ((quadrant + 1) & 2) != 0 ? -b : b;
+  // The sign of sine is bit 1 of the quadrant, that of cosine bit 1 of the next one.
+  sine = std::bit_cast<double>(std::bit_cast<int64_t>(a) ^ ((quadrant & 2) << 62));
+  cosine = std::bit_cast<double>(std::bit_cast<int64_t>(b) ^ (((quadrant + 1) & 2) << 62));
 }
 inline Lane sin(Lane x) {
   Lane s, c;

@@ -93,7 +93,7 @@ struct Acrobot {
   }
 
   template <class T>
-  static void step(T* s, T action, const Params&, T& reward, bool& terminated) {
+  static void step(T* s, T action, const Params&, T& reward, math::Mask<T>& terminated) {
     const T torque = action - 1.0;
     T k1[4], k2[4], k3[4], k4[4], at[4];
     derivative(s, torque, k1);

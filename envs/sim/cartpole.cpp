@@ -47,7 +47,7 @@ struct CartPole {
   }
 
   template <class T>
-  static void step(T* s, T action, const Params& p, T& reward, bool& terminated) {
+  static void step(T* s, T action, const Params& p, T& reward, math::Mask<T>& terminated) {
     const T force = math::select(action == 1.0, T(kForce), T(-kForce));
     const T cosine = math::cos(s[2]), sine = math::sin(s[2]);
     const T temp = (force + kPoleLength * (s[3] * s[3]) * sine) / kTotal;

@@ -9,7 +9,7 @@
 //       static Params params(const Settings& options);
 //       static void reset(double* state, Pcg64& rng, const Settings& reset_options);
 //       template <class T>                            // branch-free: select(), no if on T
-//       static void step(T* state, T action, const Params&, T& reward, bool& terminated);
+//       static void step(T* state, T action, const Params&, T& reward, math::Mask<T>& terminated);
 //       template <class T>
 //       static void observe(const T* state, T* obs);
 //       static void draw(const double* state, Canvas& canvas);

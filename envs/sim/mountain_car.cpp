@@ -31,7 +31,7 @@ struct MountainCar {
   }
 
   template <class T>
-  static void step(T* s, T action, const Params& p, T& reward, bool& terminated) {
+  static void step(T* s, T action, const Params& p, T& reward, math::Mask<T>& terminated) {
     T speed = s[1] + ((action - 1.0) * kForce + math::cos(3.0 * s[0]) * -kGravity);
     speed = math::clamped(speed, T(-mountain::kSpeed), T(mountain::kSpeed));
     const T x = math::clamped(s[0] + speed, T(mountain::kLeft), T(mountain::kRight));

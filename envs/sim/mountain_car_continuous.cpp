@@ -36,14 +36,14 @@ struct MountainCarContinuous {
   }
 
   template <class T>
-  static void step(T* s, T action, const Params& p, T& reward, bool& terminated) {
-    const bool fresh = s[2] != 0.0;
+  static void step(T* s, T action, const Params& p, T& reward, math::Mask<T>& terminated) {
+    const math::Mask<T> fresh = s[2] != 0.0;
     const auto kept = [fresh](T x) { return math::select(fresh, x, math::rounded_f32(x)); };
     const auto f32 = [](T x) { return math::rounded_f32(x); };
 
     const T pull = kGravity * math::cos(kept(3.0 * s[0]));
     // An action inside the space stays a float32, a clipped one becomes Python's double.
-    const bool inside = (action >= -1.0) & (action <= 1.0);
+    const math::Mask<T> inside = (action >= -1.0) & (action <= 1.0);
     const T force = math::clamped(action, T(-1.0), T(1.0));
     const T change = math::select(inside, f32(f32(force * f32(T(kPower))) - f32(pull)),
                                   kept(force * kPower - pull));

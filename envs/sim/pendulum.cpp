@@ -47,7 +47,7 @@ struct Pendulum {
   }
 
   template <class T>
-  static void step(T* s, T action, const Params& p, T& reward, bool& terminated) {
+  static void step(T* s, T action, const Params& p, T& reward, math::Mask<T>& terminated) {
     const T u = math::clamped(action, T(-kTorque), T(kTorque));
     const T angle = math::floor_mod(s[0] + kPi, T(2 * kPi)) - kPi;
     const T effort = math::rounded_f32(math::rounded_f32(T(0.001)) * math::pow2_f32(u));
