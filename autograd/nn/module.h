@@ -17,7 +17,7 @@ using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
 class Module {
  public:
   virtual ~Module() = default;
-  /// Appends every parameter under `prefix`.
+  /// Appends every parameter, each name after `prefix` ("policy."), in a fixed order.
   virtual void collect(const std::string& prefix, NamedTensors& out) const = 0;
   NamedTensors named_parameters() const {
     NamedTensors out;
@@ -63,13 +63,15 @@ struct Conv2d : Module {
 /// Gated recurrent unit (Cho et al. 2014), parameter names and gate order as torch.nn.GRUCell.
 struct GruCell : Module {
   Tensor weight_ih, weight_hh, bias_ih, bias_hh;  // [3H, in], [3H, H], [3H], [3H]; gates r, z, n
-  GruCell(int64_t in, int64_t hidden, Init& init);
+  /// `gain` > 0: orthogonal with zero biases; 0: PyTorch's default uniform(±1/sqrt(hidden)).
+  GruCell(int64_t in, int64_t hidden, Init& init, double gain = 0);
   /// x [rows, in], h [rows, hidden] -> the next h.
   Tensor operator()(const Tensor& x, const Tensor& h) const;
   void collect(const std::string& prefix, NamedTensors& out) const override;
 };
 
-/// Fully connected layers with one activation between them.
+/// Fully connected layers with one activation between them; the last layer has none. `out` 0: hidden
+/// layers only, each followed by the activation.
 struct Mlp : Module {
   std::vector<Linear> layers;
   Mlp(int64_t in, std::span<const int64_t> hidden, int64_t out, cpu::Activation activation, Init& init,
