@@ -321,6 +321,18 @@ void backward(const Tensor& loss, const Tensor& gradient, bool retain_graph, boo
   pass.run();
 }
 
+void backward(std::span<const Tensor> outputs, std::span<const Tensor> gradients) {
+  BESSEMER_CHECK(gradients.size() == outputs.size(), ValueError, "[backward] ", outputs.size(),
+                 " outputs but ", gradients.size(), " gradients");
+  RuleMode mode(false);
+  Pass pass(false, false);
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    check_differentiable("backward", outputs[i]);
+    pass.start(outputs[i], starting_gradient(outputs[i], gradients[i]));
+  }
+  pass.run();
+}
+
 std::vector<Tensor> gradients(std::span<const Tensor> outputs, std::span<const Tensor> inputs,
                               std::span<const Tensor> grad_outputs, bool retain_graph,
                               bool create_graph) {

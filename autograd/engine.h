@@ -24,6 +24,9 @@ void clear_grad(const Tensor& leaf);
 void backward(const Tensor& loss, const Tensor& gradient = {}, bool retain_graph = false,
               bool create_graph = false);
 
+/// The same from several outputs at once, each with its gradient: the graphs may share parts.
+void backward(std::span<const Tensor> outputs, std::span<const Tensor> gradients);
+
 /// d(outputs)/d(inputs) without touching leaves; undefined entries for inputs that do not matter.
 std::vector<Tensor> gradients(std::span<const Tensor> outputs, std::span<const Tensor> inputs,
                               std::span<const Tensor> grad_outputs = {}, bool retain_graph = false,

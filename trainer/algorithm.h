@@ -15,12 +15,6 @@
 
 namespace bessemer {
 
-/// Raised when a loss or gradient is not finite: names the tensor. The weights are the last good ones.
-class NotFiniteError : public Error {
- public:
-  using Error::Error;
-};
-
 struct EvalResult {
   std::vector<double> returns;
   std::vector<int64_t> lengths;
@@ -35,7 +29,8 @@ class Algorithm {
   virtual int64_t parameters() const = 0;   // trainable scalars
   virtual int64_t memory_bytes() const = 0; // buffers, weights and optimiser state, for the plan
 
-  /// One rollout and the updates on it; adds what it measured under SB3's names.
+  /// One rollout and the updates on it; adds what it measured under SB3's names. Throws NotFiniteError
+  /// when a loss, gradient or output is not finite; the weights are then the last good ones.
   virtual void iterate(Metrics& metrics) = 0;
 
   /// Runs `episodes` episodes on environments of its own, seeds seed .. seed + episodes - 1; the same

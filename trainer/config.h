@@ -100,7 +100,7 @@ struct RunConfig {
   /// `seed` and every section above, in this order.
   void fields(FieldVisitor& v);
   /// Rules between keys that need no environment (a minibatch larger than the rollout, ...);
-  /// where the environment is known); ValueError names the keys.
+  /// ValueError names the keys.
   void check() const;
 };
 

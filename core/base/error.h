@@ -42,6 +42,12 @@ class IoError : public Error {
   using Error::Error;
 };
 
+/// A loss, gradient or network output that is NaN or infinite; the message names the tensor.
+class NotFiniteError : public Error {
+ public:
+  using Error::Error;
+};
+
 namespace detail {
 inline void cat_one(std::string& out, std::string_view text) { out += text; }
 inline void cat_one(std::string& out, const char* text) { out += text; }

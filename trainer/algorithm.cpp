@@ -1,0 +1,14 @@
+#include "trainer/algorithm.h"
+
+#include "trainer/ppo.h"
+
+namespace bessemer {
+
+std::unique_ptr<Algorithm> make_algorithm(const RunConfig& config, ThreadPool& pool) {
+  if (config.trainer.algo == "ppo") return std::make_unique<Ppo>(config, pool);
+  const std::string known[] = {"ppo"};
+  fail<ValueError>("unknown algorithm '", config.trainer.algo, "'",
+                   did_you_mean(config.trainer.algo, known));
+}
+
+}  // namespace bessemer
