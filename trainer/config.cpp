@@ -193,4 +193,67 @@ void RunConfig::check() const {
                  "model.sde_sample_freq must be -1 or positive");
 }
 
+namespace {
+
+/// Hashes "section.key=value" of the keys that decide what a run computes.
+class HashVisitor : public FieldVisitor {
+ public:
+  uint64_t hash = 0xcbf29ce484222325ull;
+
+  void field(std::string_view name, bool& value, const FieldInfo& info) override {
+    add(name, info, value);
+  }
+  void field(std::string_view name, int64_t& value, const FieldInfo& info) override {
+    add(name, info, value);
+  }
+  void field(std::string_view name, double& value, const FieldInfo& info) override {
+    add(name, info, value);
+  }
+  void field(std::string_view name, std::string& value, const FieldInfo& info) override {
+    add(name, info, value);
+  }
+  void field(std::string_view name, std::vector<int64_t>& value, const FieldInfo& info) override {
+    add(name, info, value);
+  }
+  void field(std::string_view name, std::optional<double>& value, const FieldInfo& info) override {
+    value ? add(name, info, *value) : add(name, info, "null");
+  }
+  void field(std::string_view name, std::optional<int64_t>& value, const FieldInfo& info) override {
+    value ? add(name, info, *value) : add(name, info, "null");
+  }
+  void field(std::string_view name, std::optional<std::string>& value,
+             const FieldInfo& info) override {
+    value ? add(name, info, *value) : add(name, info, "null");
+  }
+  void field(std::string_view name, std::vector<std::pair<std::string, std::string>>& value,
+             const FieldInfo& info) override {
+    for (auto& [key, text] : value) add(name, info, key, ":", text);
+  }
+  bool begin(std::string_view name, const FieldInfo&) override {
+    section_ = name;
+    return true;
+  }
+  void end() override { section_.clear(); }
+
+ private:
+  template <class... Value>
+  void add(std::string_view name, const FieldInfo& info, const Value&... value) {
+    if (info.resume) return;
+    for (const char c : cat(section_, ".", name, "=", value..., "\n"))
+      hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ull;
+  }
+  std::string section_;
+};
+
+}  // namespace
+
+std::string RunConfig::hash() const {
+  HashVisitor visitor;
+  RunConfig copy = *this;
+  copy.fields(visitor);
+  std::string text(16, '0');
+  for (int i = 0; i < 16; ++i) text[i] = "0123456789abcdef"[visitor.hash >> (60 - 4 * i) & 15];
+  return text;
+}
+
 }  // namespace bessemer

@@ -102,6 +102,8 @@ struct RunConfig {
   /// Rules between keys that need no environment (a minibatch larger than the rollout, ...);
   /// ValueError names the keys.
   void check() const;
+  /// 16 hexadecimal digits of every key that a resumed run may not change (FNV-1a).
+  std::string hash() const;
 };
 
 }  // namespace bessemer

@@ -1,0 +1,198 @@
+// What a checkpoint of PPO holds: model.safetensors, train.safetensors, state.json.
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "core/io/safetensors.h"
+#include "trainer/ppo.h"
+
+namespace bessemer {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+namespace fs = std::filesystem;
+
+/// Of the three files; a newer one is refused.
+constexpr int64_t kStateFormat = 1;
+constexpr const char* kModel = "model.safetensors";
+constexpr const char* kTrain = "train.safetensors";
+constexpr const char* kState = "state.json";
+
+template <class T>
+Tensor column(const std::vector<T>& values) {
+  return Tensor::from(std::span<const T>(values), {static_cast<int64_t>(values.size())});
+}
+
+template <class T>
+std::vector<T> read_column(const SafetensorsReader& file, const std::string& name) {
+  const Tensor tensor = file.read(name);
+  const auto values = tensor.values<T>();
+  return {values.begin(), values.end()};
+}
+
+void put_moments(const std::string& prefix, const RunningMoments& moments, TensorEntries& out) {
+  out.emplace_back(prefix + "mean", column(moments.mean));
+  out.emplace_back(prefix + "variance", column(moments.variance));
+  out.emplace_back(prefix + "count", Tensor::scalar(moments.count, Dtype::f64));
+}
+
+void read_moments(const SafetensorsReader& file, const std::string& prefix, RunningMoments& moments) {
+  auto mean = read_column<double>(file, prefix + "mean");
+  auto variance = read_column<double>(file, prefix + "variance");
+  BESSEMER_CHECK(mean.size() == moments.mean.size() && variance.size() == mean.size(), ValueError,
+                 file.path(), ": '", prefix, "' has ", mean.size(), " columns, expected ",
+                 moments.mean.size(), " (is env.normalize_obs the same?)");
+  moments.mean = std::move(mean);
+  moments.variance = std::move(variance);
+  moments.count = file.read(prefix + "count").item();
+}
+
+Json read_json(const fs::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  BESSEMER_CHECK(in.good(), IoError, path.string(), ": cannot be read; is it a checkpoint folder?");
+  std::ostringstream text;
+  text << in.rdbuf();
+  Json json = Json::parse(text.str(), nullptr, false);
+  BESSEMER_CHECK(json.is_object() && json.contains("format"), ValueError, path.string(),
+                 ": not the state of a checkpoint, or a damaged one");
+  return json;
+}
+
+/// The member as T; throws ValueError naming file and member.
+template <class T>
+T member(const Json& json, const fs::path& path, const char* name) {
+  try {
+    return json.at(name).get<T>();
+  } catch (const nlohmann::json::exception&) {
+    fail<ValueError>(path.string(), ": member '", name, "' is missing or of another type");
+  }
+}
+
+/// state.json, checked to be of this program's format, algorithm and environment.
+Json read_state(const fs::path& folder, const RunConfig& config) {
+  const fs::path path = folder / kState;
+  Json state = read_json(path);
+  const auto format = member<int64_t>(state, path, "format");
+  BESSEMER_CHECK(format <= kStateFormat, ValueError, path.string(),
+                 ": written by a newer Bessemer (format ", format, ", this one reads up to ",
+                 kStateFormat, ")");
+  const auto algo = member<std::string>(state, path, "algo");
+  BESSEMER_CHECK(algo == config.trainer.algo, ValueError, path.string(), ": a checkpoint of ", algo,
+                 ", not of ", config.trainer.algo);
+  const auto env = member<std::string>(state, path, "env");
+  BESSEMER_CHECK(env == config.env.id, ValueError, path.string(), ": trained in ", env, ", not in ",
+                 config.env.id);
+  return state;
+}
+
+}  // namespace
+
+void Ppo::save(const fs::path& folder) const {
+  TensorEntries model, train;
+  Json trainable = Json::object();
+  for (auto& [name, tensor] : named_) {
+    model.emplace_back(name, tensor.detach());
+    trainable[name] = tensor.requires_grad();
+  }
+  safetensors_write((folder / kModel).string(), model, {{"format", "pt"}});
+
+  adam_->collect("adam.", train);
+  put_moments("normalizer.obs.", normalizer_->obs_moments(), train);
+  put_moments("normalizer.return.", normalizer_->return_moments(), train);
+  train.emplace_back("normalizer.returns", column(normalizer_->discounted_returns()));
+  train.emplace_back("sampler.starts", column(sampler_->starts()));
+  train.emplace_back("sampler.states", column(sampler_->states()));
+  std::vector<uint8_t> bytes;
+  std::vector<int64_t> offsets = {0};
+  for (int64_t env = 0; env < sampler_->envs().num_envs(); ++env) {
+    const std::string state = sampler_->envs().save(env);
+    bytes.insert(bytes.end(), state.begin(), state.end());
+    offsets.push_back(static_cast<int64_t>(bytes.size()));
+  }
+  train.emplace_back("envs.state", column(bytes));
+  train.emplace_back("envs.offsets", column(offsets));
+  std::vector<double> totals;
+  std::vector<int64_t> lengths;
+  for (const EpisodeEnd& episode : recent_) {
+    totals.push_back(episode.total);
+    lengths.push_back(episode.length);
+  }
+  train.emplace_back("episodes.total", column(totals));
+  train.emplace_back("episodes.length", column(lengths));
+  safetensors_write((folder / kTrain).string(), train);
+
+  Json state;
+  state["format"] = kStateFormat;
+  state["bessemer"] = BESSEMER_VERSION;
+  state["algo"] = config_.trainer.algo;
+  state["env"] = config_.env.id;
+  state["seed"] = config_.seed;
+  state["recipe"] = config_.hash();
+  state["steps"] = steps_;
+  state["iterations"] = iterations_;
+  state["updates"] = updates();
+  state["counters"] = {{"action", sampler_->step_counter()}, {"shuffle", epochs_done_}};
+  state["trainable"] = std::move(trainable);
+  std::ofstream out(folder / kState, std::ios::binary);
+  out << state.dump(2) << '\n';
+  out.close();
+  BESSEMER_CHECK(out.good(), IoError, (folder / kState).string(), ": cannot write");
+}
+
+void Ppo::load(const fs::path& folder) {
+  const Json state = read_state(folder, config_);
+  const fs::path path = folder / kState;
+  load_policy(folder);
+  const SafetensorsReader train((folder / kTrain).string());
+  nn::NamedTensors moments;
+  adam_->collect("adam.", moments);
+  for (auto& [name, tensor] : moments) train.read_into(name, tensor);
+  adam_->set_steps(member<int64_t>(state, path, "updates"));
+  auto returns = read_column<double>(train, "normalizer.returns");
+  BESSEMER_CHECK(returns.size() == normalizer_->discounted_returns().size(), ValueError,
+                 train.path(), ": returns of ", returns.size(), " environments, here are ",
+                 normalizer_->discounted_returns().size());
+  normalizer_->discounted_returns() = std::move(returns);
+
+  const auto offsets = read_column<int64_t>(train, "envs.offsets");
+  const auto bytes = read_column<uint8_t>(train, "envs.state");
+  EnvBatch& envs = sampler_->envs();
+  BESSEMER_CHECK(static_cast<int64_t>(offsets.size()) == envs.num_envs() + 1, ValueError,
+                 train.path(), ": the state of ", offsets.size() - 1,
+                 " environments, the recipe has ", envs.num_envs());
+  for (int64_t env = 0; env < envs.num_envs(); ++env) {
+    BESSEMER_CHECK(offsets[env] <= offsets[env + 1] &&
+                       offsets[env + 1] <= static_cast<int64_t>(bytes.size()),
+                   ValueError, train.path(), ": 'envs.offsets' is damaged");
+    envs.load(env, {reinterpret_cast<const char*>(bytes.data()) + offsets[env],
+                    static_cast<size_t>(offsets[env + 1] - offsets[env])});
+  }
+  const auto counters = member<Json>(state, path, "counters");
+  sampler_->restore(member<int64_t>(counters, path, "action"),
+                    read_column<uint8_t>(train, "sampler.starts"),
+                    read_column<float>(train, "sampler.states"));
+  epochs_done_ = member<int64_t>(counters, path, "shuffle");
+  steps_ = member<int64_t>(state, path, "steps");
+  iterations_ = member<int64_t>(state, path, "iterations");
+  const auto totals = read_column<double>(train, "episodes.total");
+  const auto lengths = read_column<int64_t>(train, "episodes.length");
+  BESSEMER_CHECK(totals.size() == lengths.size(), ValueError, train.path(),
+                 ": 'episodes.total' and 'episodes.length' differ in length");
+  recent_.clear();
+  for (size_t i = 0; i < totals.size(); ++i) recent_.push_back({totals[i], lengths[i]});
+  good_.keep(*this);
+}
+
+void Ppo::load_policy(const fs::path& folder) {
+  read_state(folder, config_);
+  const SafetensorsReader model((folder / kModel).string());
+  for (auto& [name, tensor] : named_) model.read_into(name, tensor);
+  BESSEMER_CHECK(model.slots().size() == named_.size(), ValueError, model.path(), " holds ",
+                 model.slots().size(), " tensors, the recipe's policy has ", named_.size());
+  const SafetensorsReader train((folder / kTrain).string());
+  read_moments(train, "normalizer.obs.", normalizer_->obs_moments());
+  read_moments(train, "normalizer.return.", normalizer_->return_moments());
+}
+
+}  // namespace bessemer
