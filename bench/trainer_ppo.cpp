@@ -1,5 +1,5 @@
-// PPO's training speed on CartPole, one thread, and time to solve it. Peers (bench/peers/ppo.py): SB3 at
-// setting (a), rlox at both.
+// PPO's training speed on CartPole, one thread, and time to solve it. Peers (bench/peers/ppo.py):
+// SB3 at setting (a), rlox at both.
 #include <cstdio>
 #include <cstring>
 
@@ -59,8 +59,8 @@ struct Solved {
   int64_t steps = 0;
 };
 
-/// Trains until 20 deterministic episodes average 475, checked every 5,000 steps; the time of evaluations
-/// is not counted.
+/// Trains until 20 deterministic episodes average 475, checked every 5,000 steps; the time of
+/// evaluations is not counted.
 Solved solve(int64_t seed) {
   ThreadPool pool(1);
   Solved out;
@@ -95,8 +95,8 @@ int main(int argc, char** argv) {
   }
   report.figure("PPO CartPole, 8 x 32, batch 256, 20 epochs", median(a), "steps/s",
                 "Stable-Baselines3's 6.7 k", median(a) / 6.7e3);
-  report.figure("PPO CartPole, 64 x 128, batch 1024, 4 epochs", median(b), "steps/s",
-                "rlox's 55 k", median(b) / 55e3);
+  report.figure("PPO CartPole, 64 x 128, batch 1024, 4 epochs", median(b), "steps/s", "rlox's 55 k",
+                median(b) / 55e3);
   for (int64_t seed = 0; seed < 10; ++seed) {
     const Solved solved = solve(seed);
     seconds.push_back(solved.seconds);

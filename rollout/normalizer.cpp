@@ -47,10 +47,18 @@ void Normalizer::widen(int64_t n, const void* raw, float* out) const {
     for (int64_t i = 0; i < n; ++i) out[i] = static_cast<float>(x[i]) * scale;
   };
   switch (dtype_) {
-    case Dtype::f32: std::memcpy(out, raw, static_cast<size_t>(n) * sizeof(float)); break;
-    case Dtype::f64: convert(static_cast<const double*>(raw), 1.0f); break;
-    case Dtype::i32: convert(static_cast<const int32_t*>(raw), 1.0f); break;
-    case Dtype::i64: convert(static_cast<const int64_t*>(raw), 1.0f); break;
+    case Dtype::f32:
+      std::memcpy(out, raw, static_cast<size_t>(n) * sizeof(float));
+      break;
+    case Dtype::f64:
+      convert(static_cast<const double*>(raw), 1.0f);
+      break;
+    case Dtype::i32:
+      convert(static_cast<const int32_t*>(raw), 1.0f);
+      break;
+    case Dtype::i64:
+      convert(static_cast<const int64_t*>(raw), 1.0f);
+      break;
     default:
       convert(static_cast<const uint8_t*>(raw), options_.scale_pixels ? 1.0f / 255.0f : 1.0f);
   }
@@ -85,7 +93,8 @@ void Normalizer::update(int64_t steps, const void* raw_obs, const float* rewards
     std::vector<float> wide(static_cast<size_t>(std::min(rows, kChunk) * columns_));
     for (int64_t r = 0; r < rows; r += kChunk) {
       const int64_t n = std::min(kChunk, rows - r);
-      widen(n * columns_, static_cast<const char*>(raw_obs) + static_cast<size_t>(r) * observation_bytes(),
+      widen(n * columns_,
+            static_cast<const char*>(raw_obs) + static_cast<size_t>(r) * observation_bytes(),
             wide.data());
       obs_.update(n, wide.data());
     }

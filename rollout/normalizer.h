@@ -1,5 +1,6 @@
-// Observations and rewards as the network sees them. Statistics stand still during a rollout and its
-// updates, and take in the whole buffer afterwards, in row order, so that bits do not depend on threads.
+// Observations and rewards as the network sees them. Statistics stand still during a rollout and
+// its updates, and take in the whole buffer afterwards, in row order, so that bits do not depend on
+// threads.
 #pragma once
 
 #include <cstdint>
@@ -41,7 +42,8 @@ class Normalizer {
   /// clip(r / sqrt(variance of the discounted return + 1e-8)); the mean stays (details 30 and 31).
   float reward(float raw) const;
 
-  /// Takes in a finished rollout: raw observations [steps * rows, columns], rewards and ends [steps, rows].
+  /// Takes in a finished rollout: raw observations [steps * rows, columns], rewards and ends
+  /// [steps, rows].
   void update(int64_t steps, const void* raw_obs, const float* rewards, const uint8_t* ended);
 
   const NormalizerOptions& options() const { return options_; }

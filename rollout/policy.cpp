@@ -17,14 +17,16 @@ nn::ActionDistribution make_distribution(const Channel& action, bool sde, int64_
                      "' are choices");
       return nn::ActionDistribution::categorical(action.n);
     case SpaceKind::multi_binary: {
-      BESSEMER_CHECK(!sde, ValueError, "state-dependent exploration (sde) needs continuous actions");
+      BESSEMER_CHECK(!sde, ValueError,
+                     "state-dependent exploration (sde) needs continuous actions");
       const std::vector<int64_t> pairs(static_cast<size_t>(action.numel()), 2);
       return nn::ActionDistribution::categorical(pairs);
     }
     case SpaceKind::box:
       return sde ? nn::ActionDistribution::state_dependent(action.numel(), features)
                  : nn::ActionDistribution::gaussian(action.numel());
-    case SpaceKind::text: break;
+    case SpaceKind::text:
+      break;
   }
   fail<ValueError>("a control policy cannot act in text (action channel '", action.name, "')");
 }
@@ -36,10 +38,11 @@ Trunk::Trunk(std::span<const int64_t> obs_shape, const PolicyOptions& options, n
   int64_t width = 1;
   for (int64_t size : obs_shape) width *= size;
   if (options.kind == PolicyOptions::Kind::cnn) {
-    BESSEMER_CHECK(obs_shape.size() == 3 && obs_shape[1] >= 36 && obs_shape[2] >= 36, ValueError,
-                   "model.kind cnn needs observations [channels, height, width] of at least 36 x 36 "
-                   "pixels, got ",
-                   obs_shape);
+    BESSEMER_CHECK(
+        obs_shape.size() == 3 && obs_shape[1] >= 36 && obs_shape[2] >= 36, ValueError,
+        "model.kind cnn needs observations [channels, height, width] of at least 36 x 36 "
+        "pixels, got ",
+        obs_shape);
     image.assign(obs_shape.begin(), obs_shape.end());
     const auto size_after = [](int64_t n) { return (((n - 8) / 4 + 1 - 4) / 2 + 1) - 3 + 1; };
     convolutions.emplace_back(image[0], 32, 8, 4, 0, init, gain);
@@ -80,7 +83,8 @@ Policy::Policy(const Channel& observation, const Channel& action, const PolicyOp
                uint64_t seed)
     : observation_size_(observation.numel()) {
   BESSEMER_CHECK(!observation.ragged && observation.kind != SpaceKind::text, ValueError,
-                 "a control policy cannot read text (observation channel '", observation.name, "')");
+                 "a control policy cannot read text (observation channel '", observation.name,
+                 "')");
   nn::Init init{seed};
   policy_trunk_ = Trunk(observation.shape, options, init);
   if (options.separate) value_trunk_.emplace(observation.shape, options, init);
@@ -106,8 +110,7 @@ Tensor Policy::value_state(const Tensor& state) const {
 Policy::Outputs Policy::forward(const Tensor& x, const Tensor& state) const {
   Outputs out;
   const bool recurrent = policy_trunk_.cell.has_value();
-  const Tensor own =
-      recurrent && value_trunk_ ? slice(state, 1, 0, policy_trunk_.features) : state;
+  const Tensor own = recurrent && value_trunk_ ? slice(state, 1, 0, policy_trunk_.features) : state;
   const Tensor features = policy_trunk_(x, own);
   const Tensor judged = value_trunk_ ? (*value_trunk_)(x, value_state(state)) : features;
   out.action = (*policy_head_)(features);

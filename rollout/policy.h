@@ -24,8 +24,8 @@ struct PolicyOptions {
   int64_t recurrent_size = 64;
 };
 
-/// Observation to features: Nature-CNN (Mnih et al. 2015, detail 21) for images, hidden layers, and a
-/// GRU cell for recurrent policies.
+/// Observation to features: Nature-CNN (Mnih et al. 2015, detail 21) for images, hidden layers, and
+/// a GRU cell for recurrent policies.
 struct Trunk : nn::Module {
   std::vector<nn::Conv2d> convolutions;
   std::vector<int64_t> image;  // C, H, W of a row, for convolutions
@@ -43,8 +43,8 @@ struct Trunk : nn::Module {
 
 class Policy : public nn::Module {
  public:
-  /// Throws ValueError for spaces it cannot act in: text, more than one action channel, images for an
-  /// mlp that are not numbers, sde with choices.
+  /// Throws ValueError for spaces it cannot act in: text, more than one action channel, images for
+  /// an mlp that are not numbers, sde with choices.
   Policy(const Channel& observation, const Channel& action, const PolicyOptions& options,
          uint64_t seed);
 

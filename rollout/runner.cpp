@@ -120,12 +120,18 @@ void ActionWriter::write(int64_t rows, const float* actions, void* out) const {
   };
   switch (dtype_) {
     case Dtype::boolean:
-    case Dtype::u8: return convert(static_cast<uint8_t*>(out));
-    case Dtype::i8: return convert(static_cast<int8_t*>(out));
-    case Dtype::i32: return convert(static_cast<int32_t*>(out));
-    case Dtype::i64: return convert(static_cast<int64_t*>(out));
-    case Dtype::f64: return convert(static_cast<double*>(out));
-    default: return convert(static_cast<float*>(out));
+    case Dtype::u8:
+      return convert(static_cast<uint8_t*>(out));
+    case Dtype::i8:
+      return convert(static_cast<int8_t*>(out));
+    case Dtype::i32:
+      return convert(static_cast<int32_t*>(out));
+    case Dtype::i64:
+      return convert(static_cast<int64_t*>(out));
+    case Dtype::f64:
+      return convert(static_cast<double*>(out));
+    default:
+      return convert(static_cast<float*>(out));
   }
 }
 

@@ -12,15 +12,15 @@
 
 namespace bessemer {
 
-/// What act() is asked. Rows are dense; row r belongs to instance slots[r] (a global index), which keys its
-/// draws and holds its recurrent state, so that batches may be cut and ordered in any way.
+/// What act() is asked. Rows are dense; row r belongs to instance slots[r] (a global index), which
+/// keys its draws and holds its recurrent state, so that batches may be cut and ordered in any way.
 struct ActRequest {
   int64_t rows = 0;
-  const void* obs = nullptr;              // raw
-  const uint8_t* starts = nullptr;        // [rows]: an episode begins here (detail 34)
-  const uint8_t* action_mask = nullptr;   // [rows, outputs] or null
+  const void* obs = nullptr;             // raw
+  const uint8_t* starts = nullptr;       // [rows]: an episode begins here (detail 34)
+  const uint8_t* action_mask = nullptr;  // [rows, outputs] or null
   std::span<const int64_t> slots;
-  uint64_t counter = 0;                   // the step: with the slot it names the draw
+  uint64_t counter = 0;  // the step: with the slot it names the draw
   bool deterministic = false;
 };
 
@@ -57,8 +57,8 @@ class PolicyRunner {
   nn::ActionScratch scratch_;
 };
 
-/// Actions as the environment takes them: choices offset by the channel's start, continuous ones clipped
-/// to their bounds (detail 27) when `clip`, all in the channel's dtype.
+/// Actions as the environment takes them: choices offset by the channel's start, continuous ones
+/// clipped to their bounds (detail 27) when `clip`, all in the channel's dtype.
 class ActionWriter {
  public:
   ActionWriter(const Channel& action, bool clip);

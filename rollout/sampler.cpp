@@ -75,9 +75,10 @@ uint8_t* Sampler::mask_at(int64_t t) {
 }
 
 void Sampler::restore(int64_t counter, std::vector<uint8_t> starts, std::vector<float> states) {
-  BESSEMER_CHECK(starts.size() == current_starts_.size() && states.size() == runner_.states().size(),
-                 ValueError, "[sampler] the saved state is of ", starts.size(),
-                 " environments, here are ", current_starts_.size());
+  BESSEMER_CHECK(
+      starts.size() == current_starts_.size() && states.size() == runner_.states().size(),
+      ValueError, "[sampler] the saved state is of ", starts.size(), " environments, here are ",
+      current_starts_.size());
   counter_ = counter;
   current_starts_ = std::move(starts);
   runner_.states() = std::move(states);

@@ -1,6 +1,6 @@
-// The vector sampler: steps a batch of environments with a policy and fills flat [time, row] buffers.
-// Draws are keyed by (seed, row, step) and rewards, values and statistics are written in row order: the
-// same bits for any number of threads.
+// The vector sampler: steps a batch of environments with a policy and fills flat [time, row]
+// buffers. Draws are keyed by (seed, row, step) and rewards, values and statistics are written in
+// row order: the same bits for any number of threads.
 #pragma once
 
 #include <cstddef>
@@ -16,20 +16,20 @@ namespace bessemer {
 /// One rollout. Index of a sample: time * rows + row.
 struct Rollout {
   int64_t steps = 0, rows = 0, components = 0;
-  std::vector<std::byte> obs;       // [steps + 1, rows, observation], raw; the last is what comes next
-  std::vector<uint8_t> action_mask; // [steps + 1, rows, outputs] or empty
-  std::vector<float> actions;       // [steps, rows, components], unclipped
+  std::vector<std::byte> obs;  // [steps + 1, rows, observation], raw; the last is what comes next
+  std::vector<uint8_t> action_mask;  // [steps + 1, rows, outputs] or empty
+  std::vector<float> actions;        // [steps, rows, components], unclipped
   std::vector<float> log_prob, value;
-  std::vector<float> raw_reward;    // as the environment gave it
-  std::vector<float> reward;        // normalised, with the bootstrap of truncated episodes
-  std::vector<uint8_t> ended;       // the episode ended in this step, whatever the reason
-  std::vector<uint8_t> fault;       // the sample is not to be trained on
-  std::vector<uint8_t> starts;      // [steps + 1, rows]: an episode begins with this observation
-  std::vector<int64_t> version;     // of the policy that acted
-  std::vector<float> state;         // [rows, state_size] before the first step (detail 36)
-  std::vector<float> last_value;    // [rows] of what comes next
+  std::vector<float> raw_reward;  // as the environment gave it
+  std::vector<float> reward;      // normalised, with the bootstrap of truncated episodes
+  std::vector<uint8_t> ended;     // the episode ended in this step, whatever the reason
+  std::vector<uint8_t> fault;     // the sample is not to be trained on
+  std::vector<uint8_t> starts;    // [steps + 1, rows]: an episode begins with this observation
+  std::vector<int64_t> version;   // of the policy that acted
+  std::vector<float> state;       // [rows, state_size] before the first step (detail 36)
+  std::vector<float> last_value;  // [rows] of what comes next
   int64_t faults = 0;
-  std::string fault_reason;         // of the last fault
+  std::string fault_reason;  // of the last fault
 };
 
 struct EpisodeEnd {
@@ -53,8 +53,8 @@ class Sampler {
   Sampler(std::unique_ptr<EnvBatch> envs, const Policy& policy, Normalizer& normalizer,
           const SamplerOptions& options);
 
-  /// Fills rollout() with the next `steps` steps; `episodes` receives those that ended, in order. Throws
-  /// NotFiniteError when the policy's outputs are not finite.
+  /// Fills rollout() with the next `steps` steps; `episodes` receives those that ended, in order.
+  /// Throws NotFiniteError when the policy's outputs are not finite.
   void collect(int64_t version, std::vector<EpisodeEnd>& episodes);
   /// Lets the normaliser take in the last rollout.
   void update_statistics();
@@ -67,8 +67,8 @@ class Sampler {
   int64_t step_counter() const { return counter_; }
   int64_t memory_bytes() const;
 
-  /// What a checkpoint needs beside the environments' own state: flags of episodes that begin with the
-  /// current observation, recurrent states, the counter.
+  /// What a checkpoint needs beside the environments' own state: flags of episodes that begin with
+  /// the current observation, recurrent states, the counter.
   const std::vector<uint8_t>& starts() const { return current_starts_; }
   const std::vector<float>& states() const { return runner_.states(); }
   /// After the environments were loaded: takes their current observations.

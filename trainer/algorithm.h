@@ -1,4 +1,5 @@
-// What forge drives: an algorithm that collects and learns in turns, and can be saved between turns.
+// What forge drives: an algorithm that collects and learns in turns, and can be saved between
+// turns.
 #pragma once
 
 #include <cstdint>
@@ -24,21 +25,23 @@ class Algorithm {
  public:
   virtual ~Algorithm() = default;
   virtual const Spec& spec() const = 0;
-  virtual int64_t steps() const = 0;        // environment steps so far
-  virtual int64_t updates() const = 0;      // optimiser steps so far
-  virtual int64_t parameters() const = 0;   // trainable scalars
-  virtual int64_t memory_bytes() const = 0; // buffers, weights and optimiser state, for the plan
+  virtual int64_t steps() const = 0;         // environment steps so far
+  virtual int64_t updates() const = 0;       // optimiser steps so far
+  virtual int64_t parameters() const = 0;    // trainable scalars
+  virtual int64_t memory_bytes() const = 0;  // buffers, weights and optimiser state, for the plan
 
-  /// One rollout and the updates on it; adds what it measured under SB3's names. Throws NotFiniteError
-  /// when a loss, gradient or output is not finite; the weights are then the last good ones.
+  /// One rollout and the updates on it; adds what it measured under SB3's names. Throws
+  /// NotFiniteError when a loss, gradient or output is not finite; the weights are then the last
+  /// good ones.
   virtual void iterate(Metrics& metrics) = 0;
 
-  /// Runs `episodes` episodes on environments of its own, seeds seed .. seed + episodes - 1; the same
-  /// bits for any number of threads; normaliser statistics are frozen.
+  /// Runs `episodes` episodes on environments of its own, seeds seed .. seed + episodes - 1; the
+  /// same bits for any number of threads; normaliser statistics are frozen.
   virtual EvalResult evaluate(int64_t episodes, int64_t seed, bool deterministic) = 0;
 
   /// Writes / reads model.safetensors, train.safetensors and state.json in `folder` (no renaming
-  /// here: trainer/checkpoint.h makes the folder atomic). load() throws ValueError for another shape.
+  /// here: trainer/checkpoint.h makes the folder atomic). load() throws ValueError for another
+  /// shape.
   virtual void save(const std::filesystem::path& folder) const = 0;
   virtual void load(const std::filesystem::path& folder) = 0;
   /// Weights and normalisers only: enough to act.

@@ -72,8 +72,8 @@ EvalResult evaluate_policy(const EnvFactory& make_envs, const Policy& policy,
       int64_t kept = 0;
       for (int64_t i = 0; i < received; ++i) {
         const int64_t episode = first + ids[i];
-        BESSEMER_CHECK(!fault[i], Error, "[evaluate] episode ", episode, " failed: ",
-                       envs->fault_reason(ids[i]));
+        BESSEMER_CHECK(!fault[i], Error, "[evaluate] episode ", episode,
+                       " failed: ", envs->fault_reason(ids[i]));
         if (terminated[i] || truncated[i]) {
           result.returns[episode] = returns[i];
           result.lengths[episode] = lengths[i];

@@ -16,15 +16,15 @@ using EnvFactory = std::function<std::unique_ptr<EnvBatch>(const BatchOptions&)>
 
 struct EvaluateOptions {
   int64_t episodes = 20;
-  int64_t seed = 9;            // of the first episode; the next one's is one more
+  int64_t seed = 9;  // of the first episode; the next one's is one more
   bool deterministic = true;
   bool clip_actions = true;
   int64_t sde_sample_freq = -1;
   ThreadPool* pool = nullptr;
 };
 
-/// Runs episode i in an environment reset with seed + i; its draws are keyed by i and its step, so that
-/// neither threads nor the other episodes matter. Statistics of `normalizer` stay as they are.
+/// Runs episode i in an environment reset with seed + i; its draws are keyed by i and its step, so
+/// that neither threads nor the other episodes matter. Statistics of `normalizer` stay as they are.
 EvalResult evaluate_policy(const EnvFactory& make_envs, const Policy& policy,
                            const Normalizer& normalizer, const EvaluateOptions& options);
 

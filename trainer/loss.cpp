@@ -40,8 +40,8 @@ PpoLoss ppo_loss(const PpoBatch& batch, const PpoLossOptions& options, PpoGradie
 
   const auto low = static_cast<float>(1 - options.clip_range);
   const auto high = static_cast<float>(1 + options.clip_range);
-  const auto vf_clip = static_cast<float>(
-      options.clip_range_vf.value_or(std::numeric_limits<float>::infinity()));
+  const auto vf_clip =
+      static_cast<float>(options.clip_range_vf.value_or(std::numeric_limits<float>::infinity()));
   const auto share = static_cast<float>(1 / static_cast<double>(n));
   const auto value_share = static_cast<float>(2 * options.vf_coef / static_cast<double>(n));
   double policy = 0, value = 0, entropy = 0, kl = 0, kl1 = 0;
@@ -50,8 +50,8 @@ PpoLoss ppo_loss(const PpoBatch& batch, const PpoLossOptions& options, PpoGradie
     const float ratio = gradient.ratio[i], advantage = gradient.advantage[i];
     const float free = advantage * ratio, bound = advantage * std::clamp(ratio, low, high);
     policy += std::min(free, bound);
-    // d min / d log_prob = A ratio where the unclipped side is the smaller, else 0; inside the range
-    // the two are equal.
+    // d min / d log_prob = A ratio where the unclipped side is the smaller, else 0; inside the
+    // range the two are equal.
     gradient.log_prob[i] = free <= bound ? -free * share : 0.0f;
     clipped += std::fabs(ratio - 1) > static_cast<float>(options.clip_range);
     kl += static_cast<double>(ratio) - 1 - gradient.log_ratio[i];

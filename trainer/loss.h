@@ -1,5 +1,5 @@
-// Losses as pure functions of a batch: one written definition each, its source, and the derivative with
-// respect to what the network and its distribution gave.
+// Losses as pure functions of a batch: one written definition each, its source, and the derivative
+// with respect to what the network and its distribution gave.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,8 @@ namespace bessemer {
 
 /// One minibatch, [n] each.
 struct PpoBatch {
-  std::span<const float> log_prob, entropy, value;   // of the current policy
-  std::span<const float> old_log_prob, old_value;    // of the policy that acted
+  std::span<const float> log_prob, entropy, value;  // of the current policy
+  std::span<const float> old_log_prob, old_value;   // of the policy that acted
   std::span<const float> advantage, returns;
 };
 
@@ -23,14 +23,15 @@ struct PpoLossOptions {
   double ent_coef = 0.0, vf_coef = 0.5;
 };
 
-/// What the loss is made of and what to watch; means over the minibatch, under SB3's names (detail 12).
+/// What the loss is made of and what to watch; means over the minibatch, under SB3's names (detail
+/// 12).
 struct PpoLoss {
   double loss = 0;
   double policy_gradient_loss = 0;
   double value_loss = 0;
-  double entropy_loss = 0;   // -mean(entropy)
-  double approx_kl = 0;      // k3: mean((ratio - 1) - log ratio) (Schulman 2020, "Approximating KL")
-  double approx_kl_k1 = 0;   // mean(-log ratio)
+  double entropy_loss = 0;  // -mean(entropy)
+  double approx_kl = 0;     // k3: mean((ratio - 1) - log ratio) (Schulman 2020, "Approximating KL")
+  double approx_kl_k1 = 0;  // mean(-log ratio)
   double clip_fraction = 0;  // of samples with |ratio - 1| > clip_range
 };
 
@@ -40,15 +41,16 @@ struct PpoGradient {
   std::vector<float> ratio, log_ratio, advantage;  // scratch
 };
 
-/// (advantage - mean) / (std + 1e-8) with the unbiased deviation, as SB3 and CleanRL; one sample stays as
-/// it is.
+/// (advantage - mean) / (std + 1e-8) with the unbiased deviation, as SB3 and CleanRL; one sample
+/// stays as it is.
 void normalize_advantage(std::span<const float> advantage, std::vector<float>& out);
 
 /// Proximal policy optimisation (Schulman et al. 2017, eq. 7 and 9), as SB3's PPO.train:
 ///   ratio  = exp(log_prob - old_log_prob)
 ///   policy = -mean(min(A ratio, A clip(ratio, 1 - clip_range, 1 + clip_range)))        (detail 8)
 ///   v      = value, or old_value + clip(value - old_value, ±clip_range_vf)             (detail 9)
-///   value  = mean((returns - v)²)     SB3's form: CleanRL takes half of the larger of the clipped and
+///   value  = mean((returns - v)²)     SB3's form: CleanRL takes half of the larger of the clipped
+///   and
 ///                                     unclipped squares
 ///   loss   = policy + ent_coef · (-mean(entropy)) + vf_coef · value                    (detail 10)
 /// The gradient follows autograd's conventions: where min's two sides are equal the unclipped one

@@ -45,8 +45,8 @@ void Ppo::iterate(Metrics& metrics) {
   }
 }
 
-/// Epochs of shuffled minibatches over the rollout (detail 6), whole sequences of each environment for
-/// recurrent policies (detail 35). Samples of failed environments are left out.
+/// Epochs of shuffled minibatches over the rollout (detail 6), whole sequences of each environment
+/// for recurrent policies (detail 35). Samples of failed environments are left out.
 void Ppo::learn(Totals& totals) {
   const Rollout& data = sampler_->rollout();
   const bool recurrent = policy_->state_size() > 0;
@@ -59,8 +59,8 @@ void Ppo::learn(Totals& totals) {
   std::vector<int64_t> order, samples;
   for (int64_t i = 0; i < (recurrent ? data.rows : data.steps * data.rows); ++i)
     if (data.faults == 0 || usable(i)) order.push_back(i);
-  const auto size = static_cast<size_t>(
-      recurrent ? config_.trainer.batch_size / data.steps : config_.trainer.batch_size);
+  const auto size = static_cast<size_t>(recurrent ? config_.trainer.batch_size / data.steps
+                                                  : config_.trainer.batch_size);
 
   for (int64_t epoch = 0; epoch < config_.trainer.epochs; ++epoch) {
     if (config_.trainer.shuffle) shuffle(order);
@@ -97,8 +97,12 @@ bool Ppo::update(std::span<const int64_t> samples, int64_t sequences, Totals& to
                         batch_.entropy.data());
 
   const TrainerConfig& config = config_.trainer;
-  const PpoLoss loss = ppo_loss({batch_.log_prob, batch_.entropy, {value, samples.size()},
-                                 batch_.old_log_prob, batch_.old_value, batch_.advantage,
+  const PpoLoss loss = ppo_loss({batch_.log_prob,
+                                 batch_.entropy,
+                                 {value, samples.size()},
+                                 batch_.old_log_prob,
+                                 batch_.old_value,
+                                 batch_.advantage,
                                  batch_.returns},
                                 {clip_range(), config.clip_range_vf, config.normalize_advantage,
                                  config.ent_coef, config.vf_coef},
@@ -161,15 +165,16 @@ Tensor Ppo::inputs(std::span<const int64_t> samples) {
   batch_.obs.resize(samples.size() * bytes);
   const std::byte* obs = sampler_->rollout().obs.data();
   for (size_t i = 0; i < samples.size(); ++i)
-    std::copy_n(obs + static_cast<size_t>(samples[i]) * bytes, bytes, batch_.obs.data() + i * bytes);
+    std::copy_n(obs + static_cast<size_t>(samples[i]) * bytes, bytes,
+                batch_.obs.data() + i * bytes);
   const auto n = static_cast<int64_t>(samples.size());
   Tensor x = Tensor::empty({n, policy_->observation_size()});
   normalizer_->inputs(n, batch_.obs.data(), x.data<float>());
   return x;
 }
 
-/// One forward pass; for recurrent policies one a step, from the state that the rollout began with, reset
-/// where episodes begin (details 34 and 36).
+/// One forward pass; for recurrent policies one a step, from the state that the rollout began with,
+/// reset where episodes begin (details 34 and 36).
 std::vector<Policy::Outputs> Ppo::forward(std::span<const int64_t> samples, int64_t sequences) {
   std::vector<Policy::Outputs> outputs;
   const int64_t width = policy_->state_size();
@@ -215,7 +220,8 @@ std::vector<Tensor> Ppo::backpropagate(const std::vector<Policy::Outputs>& outpu
   const float* d_action = batch_.d_outputs.data();
   const float* d_value = gradient_.value.data();
   for (const Policy::Outputs& step : outputs) {
-    for (auto& [root, from] : {std::pair{step.action, &d_action}, std::pair{step.value, &d_value}}) {
+    for (auto& [root, from] :
+         {std::pair{step.action, &d_action}, std::pair{step.value, &d_value}}) {
       roots.push_back(root);
       seeds.push_back(Tensor::from(std::span(*from, root.numel()), root.sizes()));
       *from += root.numel();
@@ -245,7 +251,8 @@ void Ppo::shuffle(std::vector<int64_t>& order) {
 }
 
 double Ppo::progress() const {
-  const double done = static_cast<double>(steps_) / static_cast<double>(config_.trainer.total_steps);
+  const double done =
+      static_cast<double>(steps_) / static_cast<double>(config_.trainer.total_steps);
   return std::min(done, 1.0);
 }
 
@@ -269,7 +276,8 @@ void Ppo::report(const Totals& totals, Metrics& metrics) const {
     metrics.last("rollout/ep_rew_mean", total / static_cast<double>(recent_.size()));
     metrics.last("rollout/ep_len_mean", length / static_cast<double>(recent_.size()));
   }
-  if (data.faults > 0) metrics.add("rollout/faults", static_cast<double>(data.faults), Reduction::sum);
+  if (data.faults > 0)
+    metrics.add("rollout/faults", static_cast<double>(data.faults), Reduction::sum);
   metrics.last("time/fps", static_cast<double>(timed_steps_) / seconds_);
   metrics.last("time/iterations", static_cast<double>(iterations_ + 1));
   metrics.last("time/total_timesteps", static_cast<double>(steps_ + data.steps * data.rows));

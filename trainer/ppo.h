@@ -1,5 +1,6 @@
-// Proximal policy optimisation (Schulman et al. 2017) with the details of Huang et al. 2022, "The 37
-// Implementation Details of Proximal Policy Optimization"; docs/recipes.md lists which switch is which.
+// Proximal policy optimisation (Schulman et al. 2017) with the details of Huang et al. 2022, "The
+// 37 Implementation Details of Proximal Policy Optimization"; docs/recipes.md lists which switch is
+// which.
 #pragma once
 
 #include <deque>
@@ -17,8 +18,8 @@ namespace bessemer {
 
 class Ppo : public Algorithm {
  public:
-  /// `make_envs` stands in for the registry, for environments that are not in it. Throws ValueError for
-  /// an environment PPO cannot learn in (text, several agents) and for keys that contradict.
+  /// `make_envs` stands in for the registry, for environments that are not in it. Throws ValueError
+  /// for an environment PPO cannot learn in (text, several agents) and for keys that contradict.
   Ppo(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs = {});
 
   const Spec& spec() const override { return sampler_->envs().spec(); }

@@ -1,4 +1,5 @@
-// Construction, evaluation and acting of PPO, and the checks that stop it at numbers that are not finite.
+// Construction, evaluation and acting of PPO, and the checks that stop it at numbers that are not
+// finite.
 #include <cmath>
 
 #include "trainer/ppo.h"
@@ -150,7 +151,8 @@ int64_t Ppo::parameters() const {
 }
 
 int64_t Ppo::memory_bytes() const {
-  // Weights, gradients, two moments and the snapshot; buffers; what a minibatch keeps for its gradient.
+  // Weights, gradients, two moments and the snapshot; buffers; what a minibatch keeps for its
+  // gradient.
   int64_t widths = policy_->observation_size() + policy_->distribution().outputs() + 1;
   for (int64_t width : config_.model.hidden) widths += 2 * width * (config_.model.separate ? 2 : 1);
   const int64_t floats = 7 * parameters() + 2 * static_cast<int64_t>(advantage_.size()) +
@@ -212,16 +214,24 @@ void Ppo::check_rollout() const {
 void Ppo::fail_loss(const PpoLoss& loss, const nn::ActionInputs& in, const float* value) const {
   const auto n = static_cast<int64_t>(batch_.log_prob.size());
   const char* name = nullptr;
-  if (!finite(batch_.advantage.data(), n)) name = "advantage";
-  else if (!finite(in.outputs, n * policy_->distribution().outputs())) name = "output of policy_head";
-  else if (!finite(value, n)) name = "output of value_head";
-  else if (in.log_std && !finite(in.log_std, policy_->log_std().numel())) name = "log_std";
-  else if (!finite(batch_.log_prob.data(), n)) name = "log_prob";
-  else if (!std::isfinite(loss.value_loss)) name = "value_loss";
-  else if (!std::isfinite(loss.policy_gradient_loss)) name = "policy_gradient_loss";
-  else name = "entropy_loss";
-  fail<NotFiniteError>("[ppo] the loss is ", loss.loss, " at update ", updates() + 1, " after step ",
-                       steps_, ": the first tensor that is not finite is ", name,
+  if (!finite(batch_.advantage.data(), n))
+    name = "advantage";
+  else if (!finite(in.outputs, n * policy_->distribution().outputs()))
+    name = "output of policy_head";
+  else if (!finite(value, n))
+    name = "output of value_head";
+  else if (in.log_std && !finite(in.log_std, policy_->log_std().numel()))
+    name = "log_std";
+  else if (!finite(batch_.log_prob.data(), n))
+    name = "log_prob";
+  else if (!std::isfinite(loss.value_loss))
+    name = "value_loss";
+  else if (!std::isfinite(loss.policy_gradient_loss))
+    name = "policy_gradient_loss";
+  else
+    name = "entropy_loss";
+  fail<NotFiniteError>("[ppo] the loss is ", loss.loss, " at update ", updates() + 1,
+                       " after step ", steps_, ": the first tensor that is not finite is ", name,
                        " (the weights are those of the last good iteration)");
 }
 

@@ -1,4 +1,5 @@
 // What a checkpoint of PPO holds: model.safetensors, train.safetensors, state.json.
+#include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -19,33 +20,58 @@ constexpr const char* kModel = "model.safetensors";
 constexpr const char* kTrain = "train.safetensors";
 constexpr const char* kState = "state.json";
 
+/// A file of tensors that names itself in errors.
+struct Stored {
+  std::string path;
+  TensorFile file;
+  explicit Stored(const fs::path& from) : path(from.string()), file(load_safetensors(path)) {}
+  const Tensor& at(const std::string& name) const {
+    BESSEMER_CHECK(file.tensors.contains(name), ValueError, path, ": there is no tensor '", name,
+                   "'; is it a checkpoint of another model?");
+    return file.tensors.at(name);
+  }
+  /// Copies into a tensor of the same dtype and shape.
+  void read_into(const std::string& name, const Tensor& target) const {
+    const Tensor& from = at(name);
+    BESSEMER_CHECK(from.dtype() == target.dtype() && from.sizes() == target.sizes(), ValueError, path,
+                   ": tensor '", name, "' is ", dtype_name(from.dtype()), " ", from.shape(),
+                   ", expected ", dtype_name(target.dtype()), " ", target.shape());
+    std::memcpy(target.raw(), from.raw(),
+                static_cast<size_t>(from.numel()) * dtype_size(from.dtype()));
+    target.bump();
+  }
+};
+
 template <class T>
 Tensor column(const std::vector<T>& values) {
   return Tensor::from(std::span<const T>(values), {static_cast<int64_t>(values.size())});
 }
 
 template <class T>
-std::vector<T> read_column(const SafetensorsReader& file, const std::string& name) {
-  const Tensor tensor = file.read(name);
+std::vector<T> read_column(const Stored& file, const std::string& name) {
+  const Tensor& tensor = file.at(name);
+  BESSEMER_CHECK(tensor.dtype() == dtype_of<T>(), ValueError, file.path, ": tensor '", name, "' is ",
+                 dtype_name(tensor.dtype()), ", expected ", dtype_name(dtype_of<T>()));
   const auto values = tensor.values<T>();
   return {values.begin(), values.end()};
 }
 
-void put_moments(const std::string& prefix, const RunningMoments& moments, TensorEntries& out) {
+void put_moments(const std::string& prefix, const RunningMoments& moments, nn::NamedTensors& out) {
   out.emplace_back(prefix + "mean", column(moments.mean));
   out.emplace_back(prefix + "variance", column(moments.variance));
   out.emplace_back(prefix + "count", Tensor::scalar(moments.count, Dtype::f64));
 }
 
-void read_moments(const SafetensorsReader& file, const std::string& prefix, RunningMoments& moments) {
+void read_moments(const Stored& file, const std::string& prefix,
+                  RunningMoments& moments) {
   auto mean = read_column<double>(file, prefix + "mean");
   auto variance = read_column<double>(file, prefix + "variance");
   BESSEMER_CHECK(mean.size() == moments.mean.size() && variance.size() == mean.size(), ValueError,
-                 file.path(), ": '", prefix, "' has ", mean.size(), " columns, expected ",
+                 file.path, ": '", prefix, "' has ", mean.size(), " columns, expected ",
                  moments.mean.size(), " (is env.normalize_obs the same?)");
   moments.mean = std::move(mean);
   moments.variance = std::move(variance);
-  moments.count = file.read(prefix + "count").item();
+  moments.count = file.at(prefix + "count").item();
 }
 
 Json read_json(const fs::path& path) {
@@ -89,13 +115,13 @@ Json read_state(const fs::path& folder, const RunConfig& config) {
 }  // namespace
 
 void Ppo::save(const fs::path& folder) const {
-  TensorEntries model, train;
+  nn::NamedTensors model, train;
   Json trainable = Json::object();
   for (auto& [name, tensor] : named_) {
     model.emplace_back(name, tensor.detach());
     trainable[name] = tensor.requires_grad();
   }
-  safetensors_write((folder / kModel).string(), model, {{"format", "pt"}});
+  save_safetensors((folder / kModel).string(), model, {{"format", "pt"}});
 
   adam_->collect("adam.", train);
   put_moments("normalizer.obs.", normalizer_->obs_moments(), train);
@@ -120,7 +146,7 @@ void Ppo::save(const fs::path& folder) const {
   }
   train.emplace_back("episodes.total", column(totals));
   train.emplace_back("episodes.length", column(lengths));
-  safetensors_write((folder / kTrain).string(), train);
+  save_safetensors((folder / kTrain).string(), train);
 
   Json state;
   state["format"] = kStateFormat;
@@ -144,14 +170,14 @@ void Ppo::load(const fs::path& folder) {
   const Json state = read_state(folder, config_);
   const fs::path path = folder / kState;
   load_policy(folder);
-  const SafetensorsReader train((folder / kTrain).string());
+  const Stored train(folder / kTrain);
   nn::NamedTensors moments;
   adam_->collect("adam.", moments);
   for (auto& [name, tensor] : moments) train.read_into(name, tensor);
   adam_->set_steps(member<int64_t>(state, path, "updates"));
   auto returns = read_column<double>(train, "normalizer.returns");
   BESSEMER_CHECK(returns.size() == normalizer_->discounted_returns().size(), ValueError,
-                 train.path(), ": returns of ", returns.size(), " environments, here are ",
+                 train.path, ": returns of ", returns.size(), " environments, here are ",
                  normalizer_->discounted_returns().size());
   normalizer_->discounted_returns() = std::move(returns);
 
@@ -159,12 +185,12 @@ void Ppo::load(const fs::path& folder) {
   const auto bytes = read_column<uint8_t>(train, "envs.state");
   EnvBatch& envs = sampler_->envs();
   BESSEMER_CHECK(static_cast<int64_t>(offsets.size()) == envs.num_envs() + 1, ValueError,
-                 train.path(), ": the state of ", offsets.size() - 1,
+                 train.path, ": the state of ", offsets.size() - 1,
                  " environments, the recipe has ", envs.num_envs());
   for (int64_t env = 0; env < envs.num_envs(); ++env) {
-    BESSEMER_CHECK(offsets[env] <= offsets[env + 1] &&
-                       offsets[env + 1] <= static_cast<int64_t>(bytes.size()),
-                   ValueError, train.path(), ": 'envs.offsets' is damaged");
+    BESSEMER_CHECK(
+        offsets[env] <= offsets[env + 1] && offsets[env + 1] <= static_cast<int64_t>(bytes.size()),
+        ValueError, train.path, ": 'envs.offsets' is damaged");
     envs.load(env, {reinterpret_cast<const char*>(bytes.data()) + offsets[env],
                     static_cast<size_t>(offsets[env + 1] - offsets[env])});
   }
@@ -177,7 +203,7 @@ void Ppo::load(const fs::path& folder) {
   iterations_ = member<int64_t>(state, path, "iterations");
   const auto totals = read_column<double>(train, "episodes.total");
   const auto lengths = read_column<int64_t>(train, "episodes.length");
-  BESSEMER_CHECK(totals.size() == lengths.size(), ValueError, train.path(),
+  BESSEMER_CHECK(totals.size() == lengths.size(), ValueError, train.path,
                  ": 'episodes.total' and 'episodes.length' differ in length");
   recent_.clear();
   for (size_t i = 0; i < totals.size(); ++i) recent_.push_back({totals[i], lengths[i]});
@@ -186,11 +212,11 @@ void Ppo::load(const fs::path& folder) {
 
 void Ppo::load_policy(const fs::path& folder) {
   read_state(folder, config_);
-  const SafetensorsReader model((folder / kModel).string());
+  const Stored model(folder / kModel);
   for (auto& [name, tensor] : named_) model.read_into(name, tensor);
-  BESSEMER_CHECK(model.slots().size() == named_.size(), ValueError, model.path(), " holds ",
-                 model.slots().size(), " tensors, the recipe's policy has ", named_.size());
-  const SafetensorsReader train((folder / kTrain).string());
+  BESSEMER_CHECK(model.file.tensors.size() == named_.size(), ValueError, model.path, " holds ",
+                 model.file.tensors.size(), " tensors, the recipe's policy has ", named_.size());
+  const Stored train(folder / kTrain);
   read_moments(train, "normalizer.obs.", normalizer_->obs_moments());
   read_moments(train, "normalizer.return.", normalizer_->return_moments());
 }

@@ -68,25 +68,30 @@ ActionDistribution ActionDistribution::state_dependent(int64_t components, int64
 
 int64_t ActionDistribution::log_stds() const {
   switch (kind_) {
-    case ActionKind::categorical: return 0;
-    case ActionKind::gaussian: return components_;
-    case ActionKind::state_dependent: return features_ * components_;
+    case ActionKind::categorical:
+      return 0;
+    case ActionKind::gaussian:
+      return components_;
+    case ActionKind::state_dependent:
+      return features_ * components_;
   }
   return 0;
 }
 
 void ActionDistribution::prepare(const ActionInputs& in, ActionScratch& scratch) const {
   switch (kind_) {
-    case ActionKind::categorical: return prepare_categorical(in, scratch);
+    case ActionKind::categorical:
+      return prepare_categorical(in, scratch);
     case ActionKind::gaussian:
       scratch.std.resize(static_cast<size_t>(components_));
       return unary(OpId::exp, components_, scratch.std.data(), in.log_std);
-    case ActionKind::state_dependent: return prepare_state_dependent(in, scratch);
+    case ActionKind::state_dependent:
+      return prepare_state_dependent(in, scratch);
   }
 }
 
-// log p = z - log(sum exp z) with z = logit - max. Elementwise passes run over all rows at once, sums
-// within a row go left to right, so a row's bits do not depend on its neighbours.
+// log p = z - log(sum exp z) with z = logit - max. Elementwise passes run over all rows at once,
+// sums within a row go left to right, so a row's bits do not depend on its neighbours.
 void ActionDistribution::prepare_categorical(const ActionInputs& in, ActionScratch& s) const {
   const int64_t groups = components_, cells = in.rows * outputs_;
   s.log_p.resize(static_cast<size_t>(cells));
@@ -94,8 +99,7 @@ void ActionDistribution::prepare_categorical(const ActionInputs& in, ActionScrat
   s.sum.resize(static_cast<size_t>(in.rows * groups));
   s.log_sum.resize(s.sum.size());
   float* z = s.log_p.data();
-  for (int64_t i = 0; i < cells; ++i)
-    z[i] = in.mask && !in.mask[i] ? kMaskedLogit : in.outputs[i];
+  for (int64_t i = 0; i < cells; ++i) z[i] = in.mask && !in.mask[i] ? kMaskedLogit : in.outputs[i];
   for (int64_t r = 0; r < in.rows; ++r) {
     float* row = z + r * outputs_;
     for (int64_t n : choices_) {
@@ -139,7 +143,8 @@ void ActionDistribution::prepare_state_dependent(const ActionInputs& in, ActionS
     for (int64_t a = 0; a < components_; ++a) {
       double variance = 0;
       for (int64_t h = 0; h < features_; ++h)
-        variance += static_cast<double>(s.squared[r * features_ + h]) * s.matrix[h * components_ + a];
+        variance +=
+            static_cast<double>(s.squared[r * features_ + h]) * s.matrix[h * components_ + a];
       s.std[r * components_ + a] = std::sqrt(static_cast<float>(variance) + kVarianceFloor);
     }
   }
@@ -192,7 +197,8 @@ void ActionDistribution::sample(const ActionInputs& in, const ActionScratch& s, 
   }
 }
 
-void ActionDistribution::mode(const ActionInputs& in, const ActionScratch& s, float* actions) const {
+void ActionDistribution::mode(const ActionInputs& in, const ActionScratch& s,
+                              float* actions) const {
   if (!discrete()) {
     std::copy(in.outputs, in.outputs + in.rows * outputs_, actions);
     return;
@@ -275,7 +281,8 @@ void ActionDistribution::gradient(const ActionInputs& in, ActionScratch& s, cons
       if (kind_ == ActionKind::gaussian) {
         s.total[a] += d_log;
       } else {
-        // variance = sum_h x_h² exp(2 log_std[h]): d log std / d log_std[h] = x_h² exp(2 ·) / variance
+        // variance = sum_h x_h² exp(2 log_std[h]): d log std / d log_std[h] = x_h² exp(2 ·) /
+        // variance
         const double scale = d_log / (static_cast<double>(std[a]) * std[a]);
         for (int64_t h = 0; h < features_; ++h)
           s.total[h * components_ + a] += scale * s.squared[r * features_ + h];

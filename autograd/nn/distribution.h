@@ -1,6 +1,6 @@
-// Distributions of actions over raw rows: what samplers draw from and what losses differentiate. One
-// definition serves both, so that the log-probability of a sample and that of training are the same
-// bits for the same network outputs. Gradients are closed forms; tests hold them to autograd.
+// Distributions of actions over raw rows: what samplers draw from and what losses differentiate.
+// One definition serves both, so that the log-probability of a sample and that of training are the
+// same bits for the same network outputs. Gradients are closed forms; tests hold them to autograd.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,8 @@ namespace bessemer::nn {
 enum class ActionKind : uint8_t {
   categorical,      // one or several independent choices (detail 37), possibly masked
   gaussian,         // mean from the network, log_std [components] a parameter (details 23 to 25)
-  state_dependent,  // gSDE (Raffin et al. 2021): noise = features · matrix, log_std [features, components]
+  state_dependent,  // gSDE (Raffin et al. 2021): noise = features · matrix, log_std [features,
+                    // components]
 };
 
 /// The logit that a disallowed choice gets: its probability is exactly 0 in float32.
@@ -67,12 +68,13 @@ class ActionDistribution {
   /// log_prob and entropy [rows]; entropy may be null.
   void evaluate(const ActionInputs& in, const ActionScratch& scratch, const float* actions,
                 float* log_prob, float* entropy) const;
-  /// Given d/d(log_prob) and d/d(entropy) [rows], writes d/d(outputs) [rows, outputs] and d/d(log_std).
-  /// The features of state_dependent get no gradient (SB3's learn_features = False).
+  /// Given d/d(log_prob) and d/d(entropy) [rows], writes d/d(outputs) [rows, outputs] and
+  /// d/d(log_std). The features of state_dependent get no gradient (SB3's learn_features = False).
   void gradient(const ActionInputs& in, ActionScratch& scratch, const float* actions,
                 const float* d_log_prob, const float* d_entropy, float* d_outputs,
                 float* d_log_std) const;
-  /// One exploration matrix [features, components] of N(0, exp(log_std)), drawn at (index, counter).
+  /// One exploration matrix [features, components] of N(0, exp(log_std)), drawn at (index,
+  /// counter).
   void explore(const Rng& rng, int64_t index, uint64_t counter, const float* log_std,
                float* matrix) const;
 

@@ -28,9 +28,9 @@ Tensor to_tensor(const std::vector<double>& values, const Shape& shape) {
   return out;
 }
 
-/// Makes the `count` vectors of length `length` (one after the other) orthonormal in place: modified
-/// Gram-Schmidt done twice, which is as orthogonal as Householder's QR ("twice is enough", Giraud et
-/// al. 2005). Its R has a positive diagonal, so Q needs no sign correction.
+/// Makes the `count` vectors of length `length` (one after the other) orthonormal in place:
+/// modified Gram-Schmidt done twice, which is as orthogonal as Householder's QR ("twice is enough",
+/// Giraud et al. 2005). Its R has a positive diagonal, so Q needs no sign correction.
 void orthonormalize(std::vector<double>& v, int64_t count, int64_t length) {
   for (int64_t i = 0; i < count; ++i) {
     double* a = v.data() + i * length;

@@ -1,4 +1,5 @@
-// Modules: named parameters in a tree. A module is a plain struct; `parameters()` lists what it holds.
+// Modules: named parameters in a tree. A module is a plain struct; `parameters()` lists what it
+// holds.
 #pragma once
 
 #include <functional>
@@ -37,7 +38,8 @@ struct Init {
   uint64_t next = 0;
   Tensor normal(const Shape& shape, double std);
   Tensor uniform(const Shape& shape, double low, double high);
-  /// Rows or columns orthonormal, times gain (Saxe et al. 2014; sign-corrected QR of a Gaussian matrix).
+  /// Rows or columns orthonormal, times gain (Saxe et al. 2014; sign-corrected QR of a Gaussian
+  /// matrix).
   Tensor orthogonal(const Shape& shape, double gain);
 };
 
@@ -70,12 +72,12 @@ struct GruCell : Module {
   void collect(const std::string& prefix, NamedTensors& out) const override;
 };
 
-/// Fully connected layers with one activation between them; the last layer has none. `out` 0: hidden
-/// layers only, each followed by the activation.
+/// Fully connected layers with one activation between them; the last layer has none. `out` 0:
+/// hidden layers only, each followed by the activation.
 struct Mlp : Module {
   std::vector<Linear> layers;
-  Mlp(int64_t in, std::span<const int64_t> hidden, int64_t out, cpu::Activation activation, Init& init,
-      bool orthogonal, double out_gain);
+  Mlp(int64_t in, std::span<const int64_t> hidden, int64_t out, cpu::Activation activation,
+      Init& init, bool orthogonal, double out_gain);
   Tensor operator()(const Tensor& x) const;
   void collect(const std::string& prefix, NamedTensors& out) const override;
 };

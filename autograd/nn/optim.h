@@ -1,5 +1,5 @@
-// Optimisers over a list of parameters. What changes from step to step (learning rate, clipping) is an
-// argument of the step, so that schedules need no state here.
+// Optimisers over a list of parameters. What changes from step to step (learning rate, clipping) is
+// an argument of the step, so that schedules need no state here.
 #pragma once
 
 #include <span>
@@ -10,14 +10,14 @@
 
 namespace bessemer::nn {
 
-/// Euclidean norm over all elements of all gradients; undefined ones count as zero. Canonical order: the
-/// sums of squares of each tensor, added in list order, in double.
+/// Euclidean norm over all elements of all gradients; undefined ones count as zero. Canonical
+/// order: the sums of squares of each tensor, added in list order, in double.
 double grad_norm(std::span<const Tensor> gradients);
-/// What to multiply gradients by so that their norm is at most `max_norm`; max_norm 0 does not clip.
-/// PyTorch's clip_grad_norm_: min(1, max_norm / (norm + 1e-6)).
+/// What to multiply gradients by so that their norm is at most `max_norm`; max_norm 0 does not
+/// clip. PyTorch's clip_grad_norm_: min(1, max_norm / (norm + 1e-6)).
 double clip_scale(double norm, double max_norm);
-/// Scales the gradients that backward() left on `parameters` to a global norm of at most `max_norm` and
-/// returns the norm before.
+/// Scales the gradients that backward() left on `parameters` to a global norm of at most `max_norm`
+/// and returns the norm before.
 double clip_grad_norm(std::span<const Tensor> parameters, double max_norm);
 /// Forgets the gradients that backward() left.
 void zero_grad(std::span<const Tensor> parameters);
@@ -36,7 +36,8 @@ class Adam {
 
   /// One step with the gradients that backward() left; parameters without one stay as they are.
   void step(double lr);
-  /// One step with `gradients[i]` for parameter i, each multiplied by `grad_scale` first (clipping).
+  /// One step with `gradients[i]` for parameter i, each multiplied by `grad_scale` first
+  /// (clipping).
   void step(std::span<const Tensor> gradients, double lr, double grad_scale = 1);
 
   const std::vector<Tensor>& parameters() const { return parameters_; }

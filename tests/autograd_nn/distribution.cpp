@@ -1,7 +1,7 @@
 #include "autograd/nn/distribution.h"
 
-#include <cmath>
 #include <doctest/doctest.h>
+#include <cmath>
 
 #include "autograd/engine.h"
 #include "autograd/nn/module.h"
@@ -127,13 +127,15 @@ TEST_CASE("gaussian: density, entropy and moments of samples") {
   CHECK(entropy == doctest::Approx(h).epsilon(1e-5));
 }
 
-TEST_CASE("state-dependent exploration: noise is linear in the features, its density a Gaussian's") {
+TEST_CASE(
+    "state-dependent exploration: noise is linear in the features, its density a Gaussian's") {
   const int64_t features = 6, components = 2;
   const auto d = ActionDistribution::state_dependent(components, features);
   CHECK(d.log_stds() == 12);
   const std::vector<float> mean = {0.1f, 0.2f}, x = numbers(2, features, 1),
                            log_std = numbers(3, 12, 0.3);
-  ActionInputs in{.rows = 1, .outputs = mean.data(), .log_std = log_std.data(), .features = x.data()};
+  ActionInputs in{
+      .rows = 1, .outputs = mean.data(), .log_std = log_std.data(), .features = x.data()};
   ActionScratch scratch;
   d.prepare(in, scratch);
   std::vector<double> stds(2), squares(2);
@@ -164,7 +166,8 @@ TEST_CASE("state-dependent exploration: noise is linear in the features, its den
 
 namespace {
 
-/// The closed-form gradient of sum(wl · log_prob + we · entropy) against autograd on tensor operations.
+/// The closed-form gradient of sum(wl · log_prob + we · entropy) against autograd on tensor
+/// operations.
 void check_gradient(const ActionDistribution& d, const Tensor& outputs, const Tensor& log_std,
                     const Tensor& features, std::span<const float> actions, const Tensor& log_prob,
                     const Tensor& entropy) {

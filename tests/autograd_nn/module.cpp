@@ -1,7 +1,7 @@
 #include "autograd/nn/module.h"
 
-#include <cmath>
 #include <doctest/doctest.h>
+#include <cmath>
 
 #include "autograd/engine.h"
 
@@ -19,7 +19,8 @@ double orthogonality(const Tensor& w, double gain) {
     for (int64_t j = 0; j < n; ++j) {
       double dot = 0;
       for (int64_t k = 0; k < m; ++k)
-        dot += static_cast<double>(wide ? x[i * m + k] : x[k * n + i]) * (wide ? x[j * m + k] : x[k * n + j]);
+        dot += static_cast<double>(wide ? x[i * m + k] : x[k * n + i]) *
+               (wide ? x[j * m + k] : x[k * n + j]);
       worst = std::max(worst, std::fabs(dot - (i == j ? gain * gain : 0)));
     }
   }
@@ -86,14 +87,17 @@ TEST_CASE("a GRU cell follows torch.nn.GRUCell's equations") {
   const auto dot = [](const Tensor& w, const Tensor& b, int64_t row, const Tensor& v, int64_t r) {
     double total = b.data<float>()[row];
     for (int64_t k = 0; k < v.size(1); ++k)
-      total += static_cast<double>(w.data<float>()[row * v.size(1) + k]) * v.data<float>()[r * v.size(1) + k];
+      total += static_cast<double>(w.data<float>()[row * v.size(1) + k]) *
+               v.data<float>()[r * v.size(1) + k];
     return total;
   };
   const auto squash = [](double v) { return 1 / (1 + std::exp(-v)); };
   for (int64_t r = 0; r < 4; ++r) {
     for (int64_t j = 0; j < 3; ++j) {
       const auto in = [&](int64_t g) { return dot(cell.weight_ih, cell.bias_ih, g * 3 + j, x, r); };
-      const auto rec = [&](int64_t g) { return dot(cell.weight_hh, cell.bias_hh, g * 3 + j, h, r); };
+      const auto rec = [&](int64_t g) {
+        return dot(cell.weight_hh, cell.bias_hh, g * 3 + j, h, r);
+      };
       const double reset = squash(in(0) + rec(0)), update = squash(in(1) + rec(1));
       const double candidate = std::tanh(in(2) + reset * rec(2));
       const double expected = (1 - update) * candidate + update * h.data<float>()[r * 3 + j];

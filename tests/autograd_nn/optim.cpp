@@ -1,7 +1,7 @@
 #include "autograd/nn/optim.h"
 
-#include <cmath>
 #include <doctest/doctest.h>
+#include <cmath>
 
 #include "autograd/engine.h"
 
