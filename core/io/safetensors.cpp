@@ -102,8 +102,7 @@ void sync_directory(const std::string& path) {
   ::close(fd);
 }
 
-// --- reading
-// --------------------------------------------------------------------------------------------
+// --- reading ------------------------------------------------------------------------------------
 /// JSON where no object names a key twice.
 Json parse_header(const std::string& path, const std::string& text) {
   std::vector<std::set<std::string>> seen;
@@ -235,8 +234,7 @@ TensorFile load_safetensors(const std::string& path) {
   return out;
 }
 
-// --- writing
-// --------------------------------------------------------------------------------------------
+// --- writing ------------------------------------------------------------------------------------
 void save_safetensors(const std::string& path,
                       const std::vector<std::pair<std::string, Tensor>>& tensors,
                       const std::map<std::string, std::string>& metadata) {

@@ -264,8 +264,7 @@ Tensor scalar_like(const Tensor& like, double value) {
   return Tensor::full({}, value, dtype_is_float(like.dtype()) ? like.dtype() : Dtype::f32);
 }
 
-// --- cast, contiguous
-// ----------------------------------------------------------------------------------
+// --- cast, contiguous ---------------------------------------------------------------------------
 
 namespace {
 struct CastAttrs {
@@ -311,8 +310,7 @@ Tensor contiguous(const Tensor& x) {
   return apply(OpId::contiguous, Attrs(), x);
 }
 
-// --- in place
-// ---------------------------------------------------------------------------------------------
+// --- in place -----------------------------------------------------------------------------------
 
 namespace {
 void check_writable(const char* op, const Tensor& target) {
@@ -327,8 +325,8 @@ void check_writable(const char* op, const Tensor& target) {
                  "] the tensor's memory is read-only");
   const TensorImpl& impl = *target.impl();
   for (int i = 0; i < impl.ndim; ++i)
-    BESSEMER_CHECK(impl.strides[i] != 0 || impl.shape[i] <= 1, ValueError, "[", op,
-                   "] an expanded tensor holds one element in several places");
+    BESSEMER_CHECK(impl.strides[i] != 0 || impl.shape[i] <= 1 || impl.numel == 0, ValueError, "[",
+                   op, "] an expanded tensor holds one element in several places");
 }
 void check_fits(const char* op, const Tensor& target, const Tensor& source) {
   BESSEMER_CHECK(broadcast_shapes(op, target.sizes(), source.sizes()) == target.sizes(), ValueError,

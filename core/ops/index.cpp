@@ -37,8 +37,7 @@ void add_to(T& target, T value) {
 void add_to(f16& target, f16 value) { target = to_f16(to_float(target) + to_float(value)); }
 void add_to(bf16& target, bf16 value) { target = to_bf16(to_float(target) + to_float(value)); }
 
-// --- where
-// ----------------------------------------------------------------------------------------------
+// --- where --------------------------------------------------------------------------------------
 void where_cpu(const Tensor* const* in, const Attrs&, Tensor* out) {
   const Tensor &condition = *in[0], &a = *in[1], &b = *in[2];
   Shape shape = broadcast_shapes("where", a.sizes(), b.sizes());
@@ -68,8 +67,7 @@ void where_vjp(const VjpContext& c, Tensor* grads) {
   if (c.want(2)) grads[2] = sum_to(where(c.in[0], zero, g), c.in_shapes[2]);
 }
 
-// --- gather, scatter_add
-// --------------------------------------------------------------------------------
+// --- gather, scatter_add ------------------------------------------------------------------------
 /// Walks an index tensor [outer, along, inner]: body(outer, position along, inner, index value).
 /// Where the index is one row stretched over the other dimensions, `whole` is called once a row
 /// instead.
@@ -203,8 +201,7 @@ void check_index_shape(const char* op, const Tensor& x, const Tensor& index, int
                  " outside dimension ", dim);
 }
 
-// --- index_select
-// ---------------------------------------------------------------------------------------
+// --- index_select -------------------------------------------------------------------------------
 void index_select_cpu(const Tensor* const* in, const Attrs& attrs, Tensor* out) {
   const int dim = attrs.as<DimAttrs>().dim;
   const Tensor x = dense(*in[0]), index = dense(*in[1]);

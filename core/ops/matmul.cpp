@@ -76,8 +76,7 @@ void multiply(const Product& p, const T* a, const T* b, T* c, ThreadPool*) {
     }
 }
 
-// --- matmul
-// ---------------------------------------------------------------------------------------------
+// --- matmul -------------------------------------------------------------------------------------
 /// Leading dimensions of both operands, broadcast, with the strides that walk them.
 struct Batches {
   Shape shape;
@@ -172,8 +171,7 @@ void matmul_vjp(const VjpContext& c, Tensor* grads) {
   }
 }
 
-// --- linear
-// ---------------------------------------------------------------------------------------------
+// --- linear -------------------------------------------------------------------------------------
 struct LinearAttrs {
   cpu::Activation activation;
 };
@@ -298,8 +296,7 @@ void linear_vjp(const VjpContext& c, Tensor* grads) {
   if (c.want(2)) grads[2] = sum(rows, 0);
 }
 
-// --- activation_backward
-// --------------------------------------------------------------------------------
+// --- activation_backward ------------------------------------------------------------------------
 void activation_backward_cpu(const Tensor* const* in, const Attrs& attrs, Tensor* out) {
   if (widen_half(OpId::activation_backward, in, attrs, out)) return;
   const auto activation = attrs.as<LinearAttrs>().activation;

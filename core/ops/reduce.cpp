@@ -53,8 +53,7 @@ Tensor spread(const Tensor& g, const Shape& shape, const ReduceAttrs& attrs) {
   return expand(reshape(g, reduced_shape(shape.dims(), attrs.mask, true)), shape);
 }
 
-// --- loops
-// ----------------------------------------------------------------------------------------------
+// --- loops --------------------------------------------------------------------------------------
 constexpr int kLanes = 16;
 constexpr int64_t kRowBlock = 4096;
 constexpr int64_t kColumnBlock = 256;
@@ -240,8 +239,7 @@ template <class Op, class T>
   }
 }
 
-// --- rows
-// -----------------------------------------------------------------------------------------------
+// --- rows ---------------------------------------------------------------------------------------
 void sum_cpu(const Tensor* const* in, const Attrs& attrs, Tensor* out) {
   const auto& a = attrs.as<ReduceAttrs>();
   const Tensor& given = *in[0];

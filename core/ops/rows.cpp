@@ -16,8 +16,7 @@ struct Rows {
   }
 };
 
-// --- float64 loops: the reference of the float32 kernels
-// ------------------------------------------------
+// --- float64 loops: the reference of the float32 kernels ----------------------------------------
 double row_max(const double* x, int64_t n) {
   double best = x[0];
   for (int64_t i = 1; i < n; ++i) best = x[i] > best || x[i] != x[i] ? x[i] : best;
@@ -68,8 +67,7 @@ void layer_norm_rows(int64_t rows, int64_t n, const double* x, const double* wei
   }
 }
 
-// --- softmax, log_softmax
-// -------------------------------------------------------------------------------
+// --- softmax, log_softmax -----------------------------------------------------------------------
 using Rows32 = void (*)(int64_t, int64_t, const float*, float*);
 using Rows64 = void (*)(int64_t, int64_t, const double*, double*);
 using Backward32 = void (*)(int64_t, int64_t, const float*, const float*, float*);
@@ -157,8 +155,7 @@ void check_pair(const char* op, const Tensor& y, const Tensor& g) {
                  y.shape(), " and g ", g.shape(), " differ");
 }
 
-// --- layer_norm
-// -----------------------------------------------------------------------------------------
+// --- layer_norm ---------------------------------------------------------------------------------
 struct NormAttrs {
   double eps;
 };

@@ -97,7 +97,7 @@ constexpr OpInfo BESSEMER_ROW(argsort) = {
     .name = "argsort",
     .kind = Kind::index,
     .cpu = argsort_cpu,
-    .numpy = "np.argsort(-x if descending else x, axis=dim, kind='stable')",
+    .numpy = "np.argsort(-x.astype('f8') if descending else x, axis=dim, kind='stable')",
     .samples = "[dict(x=R(7)), dict(x=R(4, 5), dim=0), dict(x=R(4, 5), descending=True)]"};
 
 }  // namespace bessemer

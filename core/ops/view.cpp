@@ -20,8 +20,7 @@ bool same_shape(const Tensor& x, const Shape& shape) {
   return true;
 }
 
-// --- reshape
-// --------------------------------------------------------------------------------------------
+// --- reshape ------------------------------------------------------------------------------------
 /// `shape` with its -1 worked out.
 Shape resolve(const Tensor& x, const Shape& shape) {
   Shape out = shape;
@@ -87,8 +86,7 @@ void reshape_vjp(const VjpContext& c, Tensor* grads) {
   grads[0] = reshape(c.grad[0], c.in_shapes[0]);
 }
 
-// --- permute, expand
-// ------------------------------------------------------------------------------------
+// --- permute, expand ----------------------------------------------------------------------------
 struct PermuteAttrs {
   int32_t count;
   int8_t dim[kMaxDims];
@@ -106,8 +104,7 @@ void expand_vjp(const VjpContext& c, Tensor* grads) {
   grads[0] = sum_to(c.grad[0], c.in_shapes[0]);
 }
 
-// --- slice, pad
-// -----------------------------------------------------------------------------------------
+// --- slice, pad ---------------------------------------------------------------------------------
 struct SliceAttrs {
   int64_t dim, start, step, count;  // resolved: `count` elements from `start`
 };
@@ -163,8 +160,7 @@ void pad_vjp(const VjpContext& c, Tensor* grads) {
   grads[0] = slice(c.grad[0], a.dim, a.before, c.grad[0].size(a.dim) - a.after);
 }
 
-// --- cat_pair
-// -------------------------------------------------------------------------------------------
+// --- cat_pair -----------------------------------------------------------------------------------
 struct CatAttrs {
   int64_t dim, size_a;
 };
