@@ -11,5 +11,8 @@ constexpr int kExitUsage = 2;
 constexpr int kExitInterrupted = 130;
 
 int command_run(const Arguments& arguments);
+int command_eval(const Arguments& arguments);
+int command_render(const Arguments& arguments);
+int command_env(const Arguments& arguments);
 
 }  // namespace bessemer

@@ -1,0 +1,64 @@
+#include "forge/launch.h"
+
+#include <charconv>
+#include <cstdio>
+
+#include "envs/render/video.h"
+#include "forge/stage.h"
+#include "trainer/checkpoint.h"
+
+namespace bessemer {
+
+namespace {
+
+/// The number in step-000000001024.
+int64_t step_of(const std::filesystem::path& checkpoint) {
+  const std::string name = std::filesystem::canonical(checkpoint).filename().string();
+  int64_t step = 0;
+  const size_t dash = name.find('-');
+  if (dash != std::string::npos) {
+    std::from_chars(name.data() + dash + 1, name.data() + name.size(), step);
+  }
+  return step;
+}
+
+/// A film is a present, not a result: where it cannot be made the run is as good without.
+void film_run(Algorithm& algorithm, const RunConfig& config, const std::string& file) {
+  if (!video_available()) {
+    std::fputs("no video: this build has no FFmpeg libraries\n", stderr);
+    return;
+  }
+  try {
+    Stage stage(config.env.id, config.env.options, config.env.max_episode_steps);
+    film_episode(stage, policy_actions(algorithm, config.eval.deterministic, config.eval.seed),
+                 static_cast<uint64_t>(config.eval.seed), file);
+  } catch (const Error& error) {
+    std::fprintf(stderr, "no video: %s\n", error.what());
+  }
+}
+
+}  // namespace
+
+Runner default_runner(bool announce) {
+  Runner runner;
+  runner.factory = make_algorithm;
+  runner.video = film_run;
+  runner.announce = announce;
+  return runner;
+}
+
+TrainedPolicy load_trained_policy(const std::string& path) {
+  TrainedPolicy out;
+  out.recipe = recipe_of_run(path, {});
+  BESSEMER_CHECK(!out.recipe.seeds, ValueError, path,
+                 " holds the runs of several seeds; choose one, as ", path, "/seed-0");
+  const std::filesystem::path checkpoint = find_checkpoint(path);
+  verify_checkpoint(checkpoint);
+  out.step = step_of(checkpoint);
+  out.pool = std::make_unique<ThreadPool>(static_cast<int>(out.recipe.run.placement.threads));
+  out.algorithm = make_algorithm(out.recipe.run, *out.pool);
+  out.algorithm->load_policy(checkpoint);
+  return out;
+}
+
+}  // namespace bessemer

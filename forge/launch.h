@@ -1,0 +1,21 @@
+// A Runner of the house: the trainer's algorithms, and films drawn by envs/render.
+#pragma once
+
+#include "forge/runner.h"
+
+namespace bessemer {
+
+/// `announce`: progress and what happens, on stderr.
+Runner default_runner(bool announce);
+
+/// The trained policy of a run folder or checkpoint: enough to judge it and to watch it.
+struct TrainedPolicy {
+  Recipe recipe;
+  int64_t step = 0;
+  std::unique_ptr<ThreadPool> pool;
+  std::unique_ptr<Algorithm> algorithm;
+};
+/// Throws ValueError for a folder without a checkpoint, a damaged, foreign or newer one.
+TrainedPolicy load_trained_policy(const std::string& path);
+
+}  // namespace bessemer
