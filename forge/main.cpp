@@ -1,4 +1,5 @@
 // The program: finds the command, runs it, turns errors into exit codes.
+#include <csignal>
 #include <cstdio>
 #include <exception>
 #include <new>
@@ -107,4 +108,8 @@ int run_program(int argc, char** argv) {
 }  // namespace
 }  // namespace bessemer
 
-int main(int argc, char** argv) { return bessemer::run_program(argc, argv); }
+int main(int argc, char** argv) {
+  // a file that may not grow is an error of write(), told with its path, not the end of the process
+  std::signal(SIGXFSZ, SIG_IGN);
+  return bessemer::run_program(argc, argv);
+}
