@@ -78,7 +78,11 @@ std::unique_ptr<EnvBatch> classic_batch_of(const Spec& spec, const BatchOptions&
 
 }  // namespace bessemer
 
+#if defined(BESSEMER_RULES_ONLY)  // bench programs include the rules and register nothing
+#define BESSEMER_CLASSIC(Rules)
+#else
 #define BESSEMER_CLASSIC(Rules)                                                              \
   [[maybe_unused]] static const bool bessemer_classic_environment =                          \
       (::bessemer::register_environment(Rules::spec(), ::bessemer::classic_batch_of<Rules>), \
        true);
+#endif
