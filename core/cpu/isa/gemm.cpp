@@ -1,6 +1,7 @@
 // Products in the canonical order. Loops from outside in: blocks of k (kBlockK), groups of panels of B,
 // blocks of rows of A, tiles. B is read from its packed form, in place where its rows are contiguous, or
-// packed here; A is read in place. Tried: toolchain figures in docs/performance.md.
+// packed here; A is read in place. A product with few columns is computed as its transpose: the fused
+// multiply-add does not care which factor comes first, so the bits are the same.
 #include "core/cpu/isa/isa.h"
 #include "core/cpu/isa/tile.h"
 
@@ -9,7 +10,9 @@ namespace bessemer::cpu::BESSEMER_ISA {
 namespace {
 
 constexpr TileTable kTiles = make_tile_table();
-constexpr int64_t kGroup = 512;     // columns of B that are packed at a time: 768 KiB
+constexpr int64_t kGroup = 512;     // columns of B that are packed at a time: 768 KiB,
+constexpr int64_t kFewGroup = 64;   // or this many when few rows use them: 96 KiB
+constexpr int64_t kFewColumns = 8;  // at most this many columns: the transpose
 constexpr int64_t kRowBlock = 240;  // rows of A that stay in L2: 360 KiB
 
 struct BlockOfB {
@@ -26,13 +29,30 @@ void pack_panel(int64_t k, int64_t columns, const float* b, int64_t b_row, int64
       for (int64_t j = columns; j < kPanel; ++j) out[p * kPanel + j] = 0.0f;
     }
   }
-  if (b_col == 1) {
+  if (b_col == 1 && columns == kPanel) {
     for (int64_t p = 0; p < k; ++p) {
-      for (int64_t j = 0; j < columns; ++j) out[p * kPanel + j] = b[p * b_row + j];
+      for (int64_t j = 0; j < kPanel; ++j) out[p * kPanel + j] = b[p * b_row + j];
     }
     return;
   }
-  for (int64_t j = 0; j < columns; ++j) {
+  int64_t j = 0;
+  if (b_row == 1) {
+    const int64_t whole = k / kVec * kVec;
+    for (; j + kVec <= columns; j += kVec) {
+      for (int64_t p = 0; p < whole; p += kVec) {
+        vf from[kVec], to[kVec];
+#pragma GCC unroll 16
+        for (int i = 0; i < kVec; ++i) from[i] = vec_load(b + p + (j + i) * b_col);
+        vec_transpose(from, to);
+#pragma GCC unroll 16
+        for (int i = 0; i < kVec; ++i) vec_store(out + (p + i) * kPanel + j, to[i]);
+      }
+      for (int64_t p = whole; p < k; ++p) {
+        for (int i = 0; i < kVec; ++i) out[p * kPanel + j + i] = b[p + (j + i) * b_col];
+      }
+    }
+  }
+  for (; j < columns; ++j) {
     for (int64_t p = 0; p < k; ++p) out[p * kPanel + j] = b[p * b_row + j * b_col];
   }
 }
@@ -53,14 +73,14 @@ void run_tiles(Tile t, int64_t m, int64_t n, const float* a, int64_t a_row, int6
     while (width > 0 && ((kVec << width) > padded || left <= (kVec << (width - 1)))) --width;
     t.columns = least(left, kVec << width);
     t.b = b.data + j / kPanel * b.panel + j % kPanel;
-    t.bias = bias ? bias + j : nullptr;
     const int most = tile_rows(1 << width);
     const int64_t tiles = (m + most - 1) / most;
     int64_t i = 0;
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t rows = (m - i + tiles - tile - 1) / (tiles - tile);  // near-equal heights
       t.a = a + i * a_row;
-      t.c = c + i * t.c_row + j;
+      t.c = c + i * t.c_row + j * t.c_col;
+      t.bias = bias ? bias + (t.bias_by_row ? i : j) : nullptr;
       kTiles.width[adjacent][width].at[rows - 1](t);
       i += rows;
     }
@@ -68,8 +88,37 @@ void run_tiles(Tile t, int64_t m, int64_t n, const float* a, int64_t a_row, int6
   }
 }
 
+/// A product as it is computed: perhaps the transpose of what was asked.
+struct Product : Gemm {
+  int64_t c_col = 1;
+  bool bias_by_row = false;
+};
+Product plan(const Gemm& g) {
+  Product product{g};
+  if (g.n > kFewColumns || g.m < kVec || g.m <= g.n) return product;
+  Product t;
+  t.m = g.n;
+  t.n = g.m;
+  t.k = g.k;
+  // One panel holds all columns, so a packed B is simply a matrix with rows of kPanel.
+  t.a = g.b_packed ? g.b_packed : g.b;
+  t.a_row = g.b_packed ? 1 : g.b_col;
+  t.a_col = g.b_packed ? kPanel : g.b_row;
+  t.b = g.a;
+  t.b_row = g.a_col;
+  t.b_col = g.a_row;
+  t.c = g.c;
+  t.c_row = 1;
+  t.c_col = g.c_row;
+  t.bias = g.bias;
+  t.bias_by_row = true;
+  t.activation = g.activation;
+  t.accumulate = g.accumulate;
+  return t;
+}
+
 /// Rows [m0, m1), columns [n0, n1) on this thread; n0 is a multiple of kPanel.
-void gemm_part(const Gemm& g, int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
+void gemm_part(const Product& g, int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
   const bool in_place = !g.b_packed && g.b_col == 1;
   const int64_t blocks = g.k > 0 ? (g.k + kBlockK - 1) / kBlockK : 1;
   for (int64_t block = 0; block < blocks; ++block) {
@@ -78,11 +127,13 @@ void gemm_part(const Gemm& g, int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
     Tile t;
     t.k = depth;
     t.c_row = g.c_row;
+    t.c_col = g.c_col;
+    t.bias_by_row = g.bias_by_row;
     t.load = g.accumulate || block > 0;
     t.activation = last && !g.accumulate ? g.activation : Activation::none;
     const float* bias = last && !g.accumulate ? g.bias : nullptr;
     for (int64_t j0 = n0; j0 < n1;) {
-      int64_t columns = least(kGroup, n1 - j0);
+      int64_t columns = least(m1 - m0 <= kTileRows ? kFewGroup : kGroup, n1 - j0);
       BlockOfB b;
       if (g.b_packed) {
         b = {g.b_packed + j0 / kPanel * g.k * kPanel + p0 * kPanel, kPanel, g.k * kPanel};
@@ -111,8 +162,8 @@ void gemm_part(const Gemm& g, int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
           a_row = depth;
           a_col = 1;
         }
-        run_tiles(t, rows, columns, a, a_row, a_col, b, g.c + i0 * g.c_row + j0,
-                  bias ? bias + j0 : nullptr);
+        run_tiles(t, rows, columns, a, a_row, a_col, b, g.c + i0 * g.c_row + j0 * g.c_col,
+                  bias ? bias + (g.bias_by_row ? i0 : j0) : nullptr);
       }
       j0 += columns;
     }
@@ -121,13 +172,13 @@ void gemm_part(const Gemm& g, int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
 
 /// How a product is cut for threads; the cut never changes a bit.
 struct Cut {
-  const Gemm* gemm;
+  const Product* product;
   int64_t parts;
   bool by_rows;
 };
 void run_part(void* context, int64_t part) {
   const Cut& cut = *static_cast<const Cut*>(context);
-  const Gemm& g = *cut.gemm;
+  const Product& g = *cut.product;
   if (cut.by_rows) {
     const int64_t unit = (g.m + cut.parts - 1) / cut.parts;
     const int64_t first = least(part * unit, g.m), end = least(first + unit, g.m);
@@ -140,8 +191,9 @@ void run_part(void* context, int64_t part) {
   }
 }
 
-void gemm(const Gemm& g, ThreadPool* pool) {
-  if (g.m <= 0 || g.n <= 0) return;
+void gemm(const Gemm& asked, ThreadPool* pool) {
+  if (asked.m <= 0 || asked.n <= 0) return;
+  const Product g = plan(asked);
   constexpr double kWorthAThread = 4e6;  // multiply-adds: some 30 µs
   const double work = static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k);
   if (pool && work >= kWorthAThread && pool_threads(pool) > 1) {

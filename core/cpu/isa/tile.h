@@ -29,10 +29,11 @@ struct Tile {
   int64_t b_row = 0;    // between steps of k
   int64_t b_panel = 0;  // between panels of kPanel columns
   float* c = nullptr;
-  int64_t c_row = 0;
+  int64_t c_row = 0, c_col = 1;
   int64_t columns = 0;  // of C that exist, at most the tile's width
   bool load = false;    // add to what C holds
   const float* bias = nullptr;
+  bool bias_by_row = false;
   Activation activation = Activation::none;
 };
 using TileKernel = void (*)(const Tile&);
@@ -64,23 +65,34 @@ BESSEMER_INLINE void row_finish(const vf* acc, const Tile& t, float* c, Indices<
   (vec_store(c + kV * kVec, finish(acc[kV], t, c, kV * kVec)), ...);
 }
 
-/// Ragged columns or a curved activation: through a block in L1. `block` holds the chains.
-[[maybe_unused, gnu::noinline]] static void finish_block(const Tile& t, int rows, int width, float* block) {
+/// Ragged or strided columns, or a curved activation: through a block in L1, which holds the chains.
+[[maybe_unused, gnu::noinline]] static void finish_block(const Tile& t, int rows, int width,
+                                                         float* block) {
   for (int r = 0; r < rows; ++r) {
     float* x = block + r * width;
     const float* c = t.c + r * t.c_row;
     if (t.load) {
-      for (int64_t j = 0; j < t.columns; ++j) x[j] = c[j] + x[j];
+      for (int64_t j = 0; j < t.columns; ++j) x[j] = c[j * t.c_col] + x[j];
     }
-    if (t.bias) {
+    if (t.bias && t.bias_by_row) {
+      for (int64_t j = 0; j < t.columns; ++j) x[j] = x[j] + t.bias[r];
+    } else if (t.bias) {
       for (int64_t j = 0; j < t.columns; ++j) x[j] = x[j] + t.bias[j];
     }
   }
-  if (t.activation != Activation::none) activate(t.activation, static_cast<int64_t>(rows) * width, block);
-  for (int r = 0; r < rows; ++r) {
-    float* c = t.c + r * t.c_row;
-    const float* x = block + r * width;
-    for (int64_t j = 0; j < t.columns; ++j) c[j] = x[j];
+  if (t.activation != Activation::none) {
+    activate(t.activation, static_cast<int64_t>(rows) * width, block);
+  }
+  if (t.c_col == 1) {
+    for (int r = 0; r < rows; ++r) {
+      float* c = t.c + r * t.c_row;
+      const float* x = block + r * width;
+      for (int64_t j = 0; j < t.columns; ++j) c[j] = x[j];
+    }
+    return;
+  }
+  for (int64_t j = 0; j < t.columns; ++j) {  // strided columns: rows are next to each other
+    for (int r = 0; r < rows; ++r) t.c[j * t.c_col + r * t.c_row] = block[r * width + j];
   }
 }
 
@@ -104,7 +116,7 @@ BESSEMER_INLINE void tile_body(const Tile& t, Indices<kR...>, Indices<kV...> vec
   }
   constexpr int kWidth = kVectors * kVec;
   const bool curved = t.activation != Activation::none && t.activation != Activation::relu;
-  if (t.columns == kWidth && !curved) {
+  if (t.columns == kWidth && t.c_col == 1 && !t.bias_by_row && !curved) {
     (row_finish(acc + kR * kVectors, t, t.c + kR * t.c_row, vectors), ...);
   } else {
     alignas(64) float block[kRows * kWidth];

@@ -47,6 +47,63 @@ BESSEMER_INLINE vf vec_fma(vf a, vf b, vf c) { return a * b + c; }
 #endif
 BESSEMER_INLINE vf vec_max(vf m, vf x) { return (x > m) | (x != x) ? x : m; }
 
+/// Transposes a kVec x kVec block of adjacent vectors: out[i] takes element i of each row.
+#if defined(__AVX512F__)
+BESSEMER_INLINE void vec_transpose(const vf* r, vf* out) {
+  vf a[16], b[16];
+  // Pairs, then fours, of rows interleaved inside lanes of four floats; then lanes change places.
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    a[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+    a[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    const __m512d x0 = _mm512_castps_pd(a[i]), x1 = _mm512_castps_pd(a[i + 1]);
+    const __m512d x2 = _mm512_castps_pd(a[i + 2]), x3 = _mm512_castps_pd(a[i + 3]);
+    b[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(x0, x2));
+    b[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(x0, x2));
+    b[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(x1, x3));
+    b[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(x1, x3));
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const vf x0 = _mm512_shuffle_f32x4(b[i], b[i + 4], 0x88);
+    const vf x1 = _mm512_shuffle_f32x4(b[i], b[i + 4], 0xdd);
+    const vf x2 = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0x88);
+    const vf x3 = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0xdd);
+    out[i] = _mm512_shuffle_f32x4(x0, x2, 0x88);
+    out[i + 8] = _mm512_shuffle_f32x4(x0, x2, 0xdd);
+    out[i + 4] = _mm512_shuffle_f32x4(x1, x3, 0x88);
+    out[i + 12] = _mm512_shuffle_f32x4(x1, x3, 0xdd);
+  }
+}
+#elif defined(__AVX2__)
+BESSEMER_INLINE void vec_transpose(const vf* r, vf* out) {
+  vf a[8];
+#pragma GCC unroll 2
+  for (int i = 0; i < 8; i += 4) {
+    const vf x0 = _mm256_unpacklo_ps(r[i], r[i + 1]), x1 = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    const vf x2 = _mm256_unpacklo_ps(r[i + 2], r[i + 3]);
+    const vf x3 = _mm256_unpackhi_ps(r[i + 2], r[i + 3]);
+    a[i] = _mm256_shuffle_ps(x0, x2, 0x44);
+    a[i + 1] = _mm256_shuffle_ps(x0, x2, 0xee);
+    a[i + 2] = _mm256_shuffle_ps(x1, x3, 0x44);
+    a[i + 3] = _mm256_shuffle_ps(x1, x3, 0xee);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    out[i] = _mm256_permute2f128_ps(a[i], a[i + 4], 0x20);
+    out[i + 4] = _mm256_permute2f128_ps(a[i], a[i + 4], 0x31);
+  }
+}
+#else
+BESSEMER_INLINE void vec_transpose(const vf* r, vf* out) {
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) out[i] = vf{r[0][i], r[1][i], r[2][i], r[3][i]};
+}
+#endif
+
 /// 16 lanes, whatever the native width: lane l takes elements l, l + 16, l + 32, ...
 struct Lanes {
   static constexpr int kParts = 16 / kVec;
