@@ -1,5 +1,5 @@
-// The kernels of core/cpu against the machine: products against fused multiply-adds in registers and
-// OpenBLAS, loops over memory against a copy. BESSEMER_ISA chooses the table.
+// The kernels of core/cpu against the machine: products against fused multiply-adds in registers
+// and OpenBLAS, loops over memory against a copy. BESSEMER_ISA chooses the table.
 //   bench_core_kernels [--json] [limits|products|rl|elementwise|rows]
 #include "core/cpu/kernels.h"
 
@@ -19,10 +19,11 @@ using cpu::KernelTable;
 
 namespace {
 
-// ---- the limit of arithmetic: independent chains in registers, written in assembly -----------------
+// ---- the limit of arithmetic: independent chains in registers, written in assembly
+// -----------------
 
 constexpr int64_t kPeakSteps = 2000;
-#define BESSEMER_TWELVE(line) \
+#define BESSEMER_TWELVE(line)                                                               \
   line("0") line("1") line("2") line("3") line("4") line("5") line("6") line("7") line("8") \
       line("9") line("10") line("11")
 /// Runs the chains and returns how many floating-point operations that was.
@@ -33,23 +34,31 @@ double peak(const KernelTable& table) {
 #define BESSEMER_AVX(i) "vfmadd231ps %%ymm15, %%ymm14, %%ymm" i "\n"
 #define BESSEMER_SSE(i) "mulps %%xmm15, %%xmm" i "\naddps %%xmm14, %%xmm" i "\n"
   if (std::string(table.isa) == "avx512") {
-    asm volatile("vpxorq %%zmm30, %%zmm30, %%zmm30\nvpxorq %%zmm31, %%zmm31, %%zmm31\n1:\n"
-                 BESSEMER_TWELVE(BESSEMER_WIDE) "dec %0\njnz 1b\nvzeroupper\n"
-                 : "+r"(steps) : : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8",
-                   "xmm9", "xmm10", "xmm11");
+    asm volatile(
+        "vpxorq %%zmm30, %%zmm30, %%zmm30\nvpxorq %%zmm31, %%zmm31, %%zmm31\n1:\n" BESSEMER_TWELVE(
+            BESSEMER_WIDE) "dec %0\njnz 1b\nvzeroupper\n"
+        : "+r"(steps)
+        :
+        : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",
+          "xmm11");
     return 2.0 * 16 * 12 * kPeakSteps;
   }
   if (std::string(table.isa) == "avx2") {
-    asm volatile("vpxor %%ymm14, %%ymm14, %%ymm14\nvpxor %%ymm15, %%ymm15, %%ymm15\n1:\n"
-                 BESSEMER_TWELVE(BESSEMER_AVX) "dec %0\njnz 1b\nvzeroupper\n"
-                 : "+r"(steps) : : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8",
-                   "xmm9", "xmm10", "xmm11", "xmm14", "xmm15");
+    asm volatile(
+        "vpxor %%ymm14, %%ymm14, %%ymm14\nvpxor %%ymm15, %%ymm15, %%ymm15\n1:\n" BESSEMER_TWELVE(
+            BESSEMER_AVX) "dec %0\njnz 1b\nvzeroupper\n"
+        : "+r"(steps)
+        :
+        : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",
+          "xmm11", "xmm14", "xmm15");
     return 2.0 * 8 * 12 * kPeakSteps;
   }
-  asm volatile("pxor %%xmm14, %%xmm14\npxor %%xmm15, %%xmm15\n1:\n"
-               BESSEMER_TWELVE(BESSEMER_SSE) "dec %0\njnz 1b\n"
-               : "+r"(steps) : : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8",
-                 "xmm9", "xmm10", "xmm11", "xmm14", "xmm15");
+  asm volatile("pxor %%xmm14, %%xmm14\npxor %%xmm15, %%xmm15\n1:\n" BESSEMER_TWELVE(
+                   BESSEMER_SSE) "dec %0\njnz 1b\n"
+               : "+r"(steps)
+               :
+               : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",
+                 "xmm10", "xmm11", "xmm14", "xmm15");
   return 2.0 * 4 * 12 * kPeakSteps;
 #else
   typedef float Four __attribute__((vector_size(16)));
@@ -66,7 +75,8 @@ double peak(const KernelTable& table) {
 #endif
 }
 
-// ---- memory --------------------------------------------------------------------------------------
+// ---- memory
+// --------------------------------------------------------------------------------------
 
 struct Free {
   void operator()(float* p) const { std::free(p); }
@@ -75,7 +85,8 @@ using Buffer = std::unique_ptr<float[], Free>;
 /// Page-aligned, each at another offset from a power of two: equal offsets alias in L1.
 Buffer buffer(int64_t floats, float low = -1, float high = 1) {
   const Rng rng{1};
-  Buffer out(static_cast<float*>(std::aligned_alloc(4096, (static_cast<size_t>(floats) * 4 + 8191) / 4096 * 4096)));
+  Buffer out(static_cast<float*>(
+      std::aligned_alloc(4096, (static_cast<size_t>(floats) * 4 + 8191) / 4096 * 4096)));
   for (int64_t i = 0; i < floats; ++i) {
     out[static_cast<size_t>(i)] =
         low + (high - low) * uniform_float(rng.at(static_cast<uint64_t>(i & 65535)).word[0]);
@@ -83,14 +94,16 @@ Buffer buffer(int64_t floats, float low = -1, float high = 1) {
   return out;
 }
 
-/// Measures `subjects` and prints each as `unit` (rates divided by 1e9), with its share of the first.
+/// Measures `subjects` and prints each as `unit` (rates divided by 1e9), with its share of the
+/// first.
 void report_shares(bench::Report& report, std::vector<bench::Subject>& subjects, const char* unit,
                    double repeat_seconds = 0.02) {
   bench::measure(subjects, 11, repeat_seconds);
   const double limit = subjects[0].rate();
   report.figure(subjects[0].name, limit / 1e9, unit);
   for (size_t i = 1; i < subjects.size(); ++i) {
-    report.figure(subjects[i].name, subjects[i].rate() / 1e9, unit, "limit", subjects[i].rate() / limit);
+    report.figure(subjects[i].name, subjects[i].rate() / 1e9, unit, "limit",
+                  subjects[i].rate() / limit);
   }
 }
 
@@ -98,7 +111,8 @@ bench::Subject peak_subject(const KernelTable& table) {
   return {"limit: multiply-adds in registers, 1 thread", [&table] { peak(table); }, peak(table)};
 }
 
-// ---- groups --------------------------------------------------------------------------------------
+// ---- groups
+// --------------------------------------------------------------------------------------
 
 void limits(bench::Report& report, const KernelTable& table) {
   std::vector<bench::Subject> flops = {peak_subject(table)};
@@ -119,19 +133,21 @@ double flops_of(const Gemm& g) {
 }
 void add_product(std::vector<bench::Subject>& subjects, const KernelTable& table, const char* what,
                  const Gemm& g, ThreadPool* pool = nullptr) {
-  subjects.push_back({shape_text(what, g), [&table, g, pool] { table.gemm(g, pool); }, flops_of(g)});
+  subjects.push_back(
+      {shape_text(what, g), [&table, g, pool] { table.gemm(g, pool); }, flops_of(g)});
 #if defined(BESSEMER_HAS_OPENBLAS)
   if (!pool && !g.b_packed) {
-    subjects.push_back(
-        {shape_text("    OpenBLAS", g),
-         [g] {
-           const bool ta = g.a_col != 1, tb = g.b_col != 1;
-           cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans,
-                       static_cast<int>(g.m), static_cast<int>(g.n), static_cast<int>(g.k), 1.0f, g.a,
-                       static_cast<int>(ta ? g.a_col : g.a_row), g.b,
-                       static_cast<int>(tb ? g.b_col : g.b_row), 0.0f, g.c, static_cast<int>(g.c_row));
-         },
-         flops_of(g)});
+    subjects.push_back({shape_text("    OpenBLAS", g),
+                        [g] {
+                          const bool ta = g.a_col != 1, tb = g.b_col != 1;
+                          cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans,
+                                      tb ? CblasTrans : CblasNoTrans, static_cast<int>(g.m),
+                                      static_cast<int>(g.n), static_cast<int>(g.k), 1.0f, g.a,
+                                      static_cast<int>(ta ? g.a_col : g.a_row), g.b,
+                                      static_cast<int>(tb ? g.b_col : g.b_row), 0.0f, g.c,
+                                      static_cast<int>(g.c_row));
+                        },
+                        flops_of(g)});
   }
 #endif
 }
@@ -144,7 +160,13 @@ void products(bench::Report& report, const KernelTable& table) {
   table.pack_b(k, n, b.get(), 1, k, packed.get());
   std::vector<bench::Subject> subjects = {peak_subject(table)};
   for (const int64_t m : {1, 8, 64, 512}) {
-    Gemm g{.m = m, .n = n, .k = k, .a = a.get(), .a_row = k, .b_packed = packed.get(), .c = c.get(),
+    Gemm g{.m = m,
+           .n = n,
+           .k = k,
+           .a = a.get(),
+           .a_row = k,
+           .b_packed = packed.get(),
+           .c = c.get(),
            .c_row = n};
     add_product(subjects, table, "linear, packed weight", g);
     if (m >= 64) add_product(subjects, table, "  2 threads", g, &two);
@@ -156,22 +178,40 @@ void products(bench::Report& report, const KernelTable& table) {
   }
   for (const int64_t size : {64, 256, 512, 1024, 2048}) {
     add_product(subjects, table, "square",
-                {.m = size, .n = size, .k = size, .a = a.get(), .a_row = size, .b = b.get(),
-                 .b_row = size, .c = c.get(), .c_row = size});
+                {.m = size,
+                 .n = size,
+                 .k = size,
+                 .a = a.get(),
+                 .a_row = size,
+                 .b = b.get(),
+                 .b_row = size,
+                 .c = c.get(),
+                 .c_row = size});
   }
   report_shares(report, subjects, "GFLOP/s");
 }
 
-/// The three products of every linear layer of a 4-64-64-2 network: forward with bias, by input, by weight.
+/// The three products of every linear layer of a 4-64-64-2 network: forward with bias, by input, by
+/// weight.
 void rl(bench::Report& report, const KernelTable& table) {
-  const Buffer x = buffer(1024 * 64), w = buffer(64 * 64), g = buffer(1024 * 64), out = buffer(1024 * 64);
+  const Buffer x = buffer(1024 * 64), w = buffer(64 * 64), g = buffer(1024 * 64),
+               out = buffer(1024 * 64);
   const Buffer packed = buffer(64 * 64), bias = buffer(64);
   std::vector<bench::Subject> subjects = {peak_subject(table)};
   for (const int64_t rows : {1, 64, 256, 1024}) {
     for (const auto& [in, units] : {std::pair<int64_t, int64_t>{4, 64}, {64, 64}, {64, 2}}) {
       table.pack_b(in, units, w.get(), 1, in, packed.get());
-      Gemm forward{.m = rows, .n = units, .k = in, .a = x.get(), .a_row = in, .b = w.get(), .b_row = 1,
-                   .b_col = in, .c = out.get(), .c_row = units, .bias = bias.get()};
+      Gemm forward{.m = rows,
+                   .n = units,
+                   .k = in,
+                   .a = x.get(),
+                   .a_row = in,
+                   .b = w.get(),
+                   .b_row = 1,
+                   .b_col = in,
+                   .c = out.get(),
+                   .c_row = units,
+                   .bias = bias.get()};
       add_product(subjects, table, "forward", forward);
       if (units == 64) {
         forward.activation = Activation::tanh;
@@ -180,18 +220,34 @@ void rl(bench::Report& report, const KernelTable& table) {
       }
       if (rows == 1) continue;
       add_product(subjects, table, "gradient by input",
-                  {.m = rows, .n = in, .k = units, .a = g.get(), .a_row = units, .b = w.get(),
-                   .b_row = in, .c = out.get(), .c_row = in});
+                  {.m = rows,
+                   .n = in,
+                   .k = units,
+                   .a = g.get(),
+                   .a_row = units,
+                   .b = w.get(),
+                   .b_row = in,
+                   .c = out.get(),
+                   .c_row = in});
       add_product(subjects, table, "gradient by weight",
-                  {.m = units, .n = in, .k = rows, .a = g.get(), .a_row = 1, .a_col = units,
-                   .b = x.get(), .b_row = in, .c = out.get(), .c_row = in});
+                  {.m = units,
+                   .n = in,
+                   .k = rows,
+                   .a = g.get(),
+                   .a_row = 1,
+                   .a_col = units,
+                   .b = x.get(),
+                   .b_row = in,
+                   .c = out.get(),
+                   .c_row = in});
     }
   }
   bench::measure(subjects, 11, 0.005);
   const double limit = subjects[0].rate();
   report.figure(subjects[0].name, limit / 1e9, "GFLOP/s");
   for (size_t i = 1; i < subjects.size(); ++i) {
-    report.figure(subjects[i].name, subjects[i].median() * 1e6, "us", "limit", subjects[i].rate() / limit);
+    report.figure(subjects[i].name, subjects[i].median() * 1e6, "us", "limit",
+                  subjects[i].rate() / limit);
   }
 }
 
@@ -201,8 +257,8 @@ void elementwise(bench::Report& report, const KernelTable& table) {
   const float *a = x.get() + 1024, *b = y.get() + 2048;
   float* out = z.get() + 3072;
   std::vector<bench::Subject> subjects;
-  subjects.push_back({"limit: memcpy 64 MiB, bytes read and written", [=] { std::memcpy(out, a, n * 4); },
-                      8.0 * n});
+  subjects.push_back({"limit: memcpy 64 MiB, bytes read and written",
+                      [=] { std::memcpy(out, a, n * 4); }, 8.0 * n});
   const auto unary = [&](const char* name, OpId op) {
     const cpu::UnaryLoop loop = table.unary_f32[static_cast<int>(op)];
     subjects.push_back({name, [=] { loop(n, out, 1, a, 1); }, 8.0 * n});
@@ -239,34 +295,51 @@ void rows(bench::Report& report, const KernelTable& table) {
     const auto in_out = [&](const char* name, auto body, double bytes) {
       subjects.push_back({name + of, body, bytes * static_cast<double>(total)});
     };
-    in_out("softmax", [=, &table] { table.softmax_rows(count, n, a, out); }, 8);
-    in_out("log_softmax", [=, &table] { table.log_softmax_rows(count, n, a, out); }, 8);
-    in_out("softmax backward", [=, &table] { table.softmax_backward_rows(count, n, a, b, out); }, 12);
-    in_out("log_softmax backward", [=, &table] { table.log_softmax_backward_rows(count, n, a, b, out); },
-           12);
-    in_out("sum", [=, &table] { table.sum_rows(count, n, a, n, out); }, 4);
-    in_out("max", [=, &table] { table.max_rows(count, n, a, n, out); }, 4);
+    in_out(
+        "softmax", [=, &table] { table.softmax_rows(count, n, a, out); }, 8);
+    in_out(
+        "log_softmax", [=, &table] { table.log_softmax_rows(count, n, a, out); }, 8);
+    in_out(
+        "softmax backward", [=, &table] { table.softmax_backward_rows(count, n, a, b, out); }, 12);
+    in_out(
+        "log_softmax backward",
+        [=, &table] { table.log_softmax_backward_rows(count, n, a, b, out); }, 12);
+    in_out(
+        "sum", [=, &table] { table.sum_rows(count, n, a, n, out); }, 4);
+    in_out(
+        "max", [=, &table] { table.max_rows(count, n, a, n, out); }, 4);
   }
   subjects.push_back({"sum of columns, 65536 x 256",
                       [=, &table] { table.sum_columns(65536, 256, a, 256, out); }, 4.0 * total});
   subjects.push_back({"layer_norm over rows of 1024",
                       [=, &table] {
-                        table.layer_norm_rows(total / 1024, 1024, a, b, b, 1e-5f, out, nullptr, nullptr);
+                        table.layer_norm_rows(total / 1024, 1024, a, b, b, 1e-5f, out, nullptr,
+                                              nullptr);
                       },
                       8.0 * total});
-  subjects.push_back({"sum of squares", [=, &table] { bench::keep(table.sum_squares(total, a)); },
-                      4.0 * total});
+  subjects.push_back(
+      {"sum of squares", [=, &table] { bench::keep(table.sum_squares(total, a)); }, 4.0 * total});
   report_shares(report, subjects, "GB/s");
   for (const int64_t n : {int64_t{16} << 20, int64_t{4} << 10}) {
-    const Buffer p = buffer(n + 512), m = buffer(n + 2560, 0, 1e-6f), v = buffer(n + 3584, 0, 1e-6f);
-    std::vector<bench::Subject> steps = {
-        {"adam, " + std::to_string(n) + " parameters",
-         [&, n] {
-           table.adam({.n = n, .p = p.get() + 512, .m = m.get() + 2560, .v = v.get() + 3584, .g = a,
-                       .lr = 1e-4f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .weight_decay = 0,
-                       .correction1 = 0.5f, .correction2 = 0.5f, .grad_scale = 1});
-         },
-         static_cast<double>(n)}};
+    const Buffer p = buffer(n + 512), m = buffer(n + 2560, 0, 1e-6f),
+                 v = buffer(n + 3584, 0, 1e-6f);
+    std::vector<bench::Subject> steps = {{"adam, " + std::to_string(n) + " parameters",
+                                          [&, n] {
+                                            table.adam({.n = n,
+                                                        .p = p.get() + 512,
+                                                        .m = m.get() + 2560,
+                                                        .v = v.get() + 3584,
+                                                        .g = a,
+                                                        .lr = 1e-4f,
+                                                        .beta1 = 0.9f,
+                                                        .beta2 = 0.999f,
+                                                        .eps = 1e-8f,
+                                                        .weight_decay = 0,
+                                                        .correction1 = 0.5f,
+                                                        .correction2 = 0.5f,
+                                                        .grad_scale = 1});
+                                          },
+                                          static_cast<double>(n)}};
     bench::measure(steps, 11, 0.02);
     report.figure(steps[0].name, steps[0].rate() / 1e9, "G/s");
   }
@@ -286,7 +359,11 @@ int main(int argc, char** argv) {
     if (argv[i][0] != '-') wanted = argv[i];
   }
   const std::pair<const char*, void (*)(bench::Report&, const KernelTable&)> groups[] = {
-      {"limits", limits}, {"products", products}, {"rl", rl}, {"elementwise", elementwise}, {"rows", rows}};
+      {"limits", limits},
+      {"products", products},
+      {"rl", rl},
+      {"elementwise", elementwise},
+      {"rows", rows}};
   for (const auto& [name, run] : groups) {
     if (!wanted.empty() && wanted != name) continue;
     if (!report.json()) std::printf("\n%s\n", name);

@@ -98,7 +98,8 @@ ThreadPool& pool() {
 }
 
 void set_threads(int threads) {
-  BESSEMER_CHECK(threads >= 0, ValueError, "[cpu] threads must be 0 (one a core) or more, got ", threads);
+  BESSEMER_CHECK(threads >= 0, ValueError, "[cpu] threads must be 0 (one a core) or more, got ",
+                 threads);
   auto next = std::make_unique<ThreadPool>(threads);
   std::lock_guard lock(pool_mutex);
   current.store(next.get(), std::memory_order_release);

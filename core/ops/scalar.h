@@ -1,8 +1,8 @@
 // Every elementwise row of ops.def once, as a branch-free body that the compiler vectorises. Float
-// bodies state their error in units in the last place (ulp), as tests/core_cpu/scalar.cpp measures it
-// with FMA; without FMA (baseline) errors are up to 2 ulp larger. Double bodies use the C library.
-// Integers wrap. Everything is static and always inlined, because this header is compiled for several
-// instruction sets and the linker must never merge their copies.
+// bodies state their error in units in the last place (ulp), as tests/core_cpu/scalar.cpp measures
+// it with FMA; without FMA (baseline) errors are up to 2 ulp larger. Double bodies use the C
+// library. Integers wrap. Everything is static and always inlined, because this header is compiled
+// for several instruction sets and the linker must never merge their copies.
 #pragma once
 
 #include <cstdint>
@@ -40,7 +40,9 @@ inline constexpr float kNan = __builtin_nanf("");
 
 BESSEMER_SCALAR float neg(float x) { return -x; }
 BESSEMER_SCALAR double neg(double x) { return -x; }
-BESSEMER_SCALAR int32_t neg(int32_t x) { return static_cast<int32_t>(0u - static_cast<uint32_t>(x)); }
+BESSEMER_SCALAR int32_t neg(int32_t x) {
+  return static_cast<int32_t>(0u - static_cast<uint32_t>(x));
+}
 BESSEMER_SCALAR int64_t neg(int64_t x) {
   return static_cast<int64_t>(uint64_t{0} - static_cast<uint64_t>(x));
 }
@@ -67,20 +69,20 @@ BESSEMER_SCALAR float reciprocal(float x) { return 1.0f / x; }
 BESSEMER_SCALAR double reciprocal(double x) { return 1.0 / x; }
 
 // Small integers are computed in uint32_t and cut: they wrap, as in NumPy.
-#define BESSEMER_SCALAR_WRAPPING(name, symbol)                                            \
-  BESSEMER_SCALAR float name(float a, float b) { return a symbol b; }                     \
-  BESSEMER_SCALAR double name(double a, double b) { return a symbol b; }                  \
-  BESSEMER_SCALAR int32_t name(int32_t a, int32_t b) {                                    \
+#define BESSEMER_SCALAR_WRAPPING(name, symbol)                                             \
+  BESSEMER_SCALAR float name(float a, float b) { return a symbol b; }                      \
+  BESSEMER_SCALAR double name(double a, double b) { return a symbol b; }                   \
+  BESSEMER_SCALAR int32_t name(int32_t a, int32_t b) {                                     \
     return static_cast<int32_t>(static_cast<uint32_t>(a) symbol static_cast<uint32_t>(b)); \
-  }                                                                                       \
-  BESSEMER_SCALAR int64_t name(int64_t a, int64_t b) {                                    \
+  }                                                                                        \
+  BESSEMER_SCALAR int64_t name(int64_t a, int64_t b) {                                     \
     return static_cast<int64_t>(static_cast<uint64_t>(a) symbol static_cast<uint64_t>(b)); \
-  }                                                                                       \
-  BESSEMER_SCALAR uint8_t name(uint8_t a, uint8_t b) {                                    \
-    return static_cast<uint8_t>(uint32_t{a} symbol uint32_t{b});                          \
-  }                                                                                       \
-  BESSEMER_SCALAR int8_t name(int8_t a, int8_t b) {                                       \
-    return static_cast<int8_t>(static_cast<uint32_t>(a) symbol static_cast<uint32_t>(b)); \
+  }                                                                                        \
+  BESSEMER_SCALAR uint8_t name(uint8_t a, uint8_t b) {                                     \
+    return static_cast<uint8_t>(uint32_t{a} symbol uint32_t{b});                           \
+  }                                                                                        \
+  BESSEMER_SCALAR int8_t name(int8_t a, int8_t b) {                                        \
+    return static_cast<int8_t>(static_cast<uint32_t>(a) symbol static_cast<uint32_t>(b));  \
   }
 BESSEMER_SCALAR_WRAPPING(add, +)
 BESSEMER_SCALAR_WRAPPING(sub, -)
@@ -90,46 +92,74 @@ BESSEMER_SCALAR_WRAPPING(mul, *)
 BESSEMER_SCALAR float div(float a, float b) { return a / b; }
 BESSEMER_SCALAR double div(double a, double b) { return a / b; }
 template <class T>
-BESSEMER_SCALAR T square(T x) { return mul(x, x); }
+BESSEMER_SCALAR T square(T x) {
+  return mul(x, x);
+}
 /// NaN if either is; a where equal.
 template <class T>
-BESSEMER_SCALAR T maximum(T a, T b) { return (a >= b) | (a != a) ? a : b; }
+BESSEMER_SCALAR T maximum(T a, T b) {
+  return (a >= b) | (a != a) ? a : b;
+}
 template <class T>
-BESSEMER_SCALAR T minimum(T a, T b) { return (a <= b) | (a != a) ? a : b; }
+BESSEMER_SCALAR T minimum(T a, T b) {
+  return (a <= b) | (a != a) ? a : b;
+}
 template <class T>
-BESSEMER_SCALAR T relu(T x) { return T(0) > x ? T(0) : x; }
+BESSEMER_SCALAR T relu(T x) {
+  return T(0) > x ? T(0) : x;
+}
 
 // ---- comparisons --------------------------------------------------------------------------------
 
 template <class T>
-BESSEMER_SCALAR bool logical_not(T x) { return x == T(0); }
+BESSEMER_SCALAR bool logical_not(T x) {
+  return x == T(0);
+}
 BESSEMER_SCALAR bool isfinite(float x) { return __builtin_fabsf(x) < kInfinity; }
 BESSEMER_SCALAR bool isfinite(double x) { return __builtin_fabs(x) < __builtin_inf(); }
 BESSEMER_SCALAR bool isfinite(int32_t) { return true; }
 BESSEMER_SCALAR bool isfinite(int64_t) { return true; }
 template <class T>
-BESSEMER_SCALAR bool eq(T a, T b) { return a == b; }
+BESSEMER_SCALAR bool eq(T a, T b) {
+  return a == b;
+}
 template <class T>
-BESSEMER_SCALAR bool ne(T a, T b) { return a != b; }
+BESSEMER_SCALAR bool ne(T a, T b) {
+  return a != b;
+}
 template <class T>
-BESSEMER_SCALAR bool lt(T a, T b) { return a < b; }
+BESSEMER_SCALAR bool lt(T a, T b) {
+  return a < b;
+}
 template <class T>
-BESSEMER_SCALAR bool le(T a, T b) { return a <= b; }
+BESSEMER_SCALAR bool le(T a, T b) {
+  return a <= b;
+}
 template <class T>
-BESSEMER_SCALAR bool gt(T a, T b) { return a > b; }
+BESSEMER_SCALAR bool gt(T a, T b) {
+  return a > b;
+}
 template <class T>
-BESSEMER_SCALAR bool ge(T a, T b) { return a >= b; }
+BESSEMER_SCALAR bool ge(T a, T b) {
+  return a >= b;
+}
 template <class T>
-BESSEMER_SCALAR bool logical_and(T a, T b) { return (a != T(0)) & (b != T(0)); }
+BESSEMER_SCALAR bool logical_and(T a, T b) {
+  return (a != T(0)) & (b != T(0));
+}
 template <class T>
-BESSEMER_SCALAR bool logical_or(T a, T b) { return (a != T(0)) | (b != T(0)); }
+BESSEMER_SCALAR bool logical_or(T a, T b) {
+  return (a != T(0)) | (b != T(0));
+}
 
 // ---- exponential and logarithm ------------------------------------------------------------------
 
-/// 1 ulp. Cody & Waite reduction by ln 2 in two parts, the polynomial of Cephes' expf (Moshier). The
-/// scale is applied in two halves, so that subnormal results are rounded once. 0 below -104, inf above 88.8.
+/// 1 ulp. Cody & Waite reduction by ln 2 in two parts, the polynomial of Cephes' expf (Moshier).
+/// The scale is applied in two halves, so that subnormal results are rounded once. 0 below -104,
+/// inf above 88.8.
 BESSEMER_SCALAR float exp(float x) {
-  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  constexpr float kMagic =
+      12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
   float c = x < -104.0f ? -104.0f : x;
   c = c > 89.0f ? 89.0f : c;
   const float t = fma(c, 1.44269504f, kMagic), n = t - kMagic;
@@ -148,14 +178,13 @@ BESSEMER_SCALAR float exp(float x) {
 }
 BESSEMER_SCALAR double exp(double x) { return __builtin_exp(x); }
 
-/// 1 ulp. The polynomial of Cephes' logf on [sqrt(1/2), sqrt(2)). -inf at 0, NaN below.
-BESSEMER_SCALAR float log(float x) {
-  const bool tiny = x < 1.17549435e-38f;  // subnormal: brought into range
-  const float s = tiny ? x * 8388608.0f : x;
-  const uint32_t u = bits_of(s);
+/// log of a positive normal number: the polynomial of Cephes' logf on [sqrt(1/2), sqrt(2)). `shift`
+/// is added to the exponent.
+BESSEMER_SCALAR float log_normal(float x, float shift) {
+  const uint32_t u = bits_of(x);
   const int32_t k = static_cast<int32_t>(u - 0x3f3504f3u) >> 23;
   const float m = float_of(u - (static_cast<uint32_t>(k) << 23));
-  const float e = static_cast<float>(k) - (tiny ? 23.0f : 0.0f);
+  const float e = static_cast<float>(k) + shift;
   const float z = m - 1.0f, z2 = z * z;
   float p = fma(7.0376836292e-2f, z, -1.1514610310e-1f);
   p = fma(p, z, 1.1676998740e-1f);
@@ -168,38 +197,53 @@ BESSEMER_SCALAR float log(float x) {
   float y = p * z * z2;
   y = fma(e, -2.12194440e-4f, y);
   y = fma(-0.5f, z2, y);
-  y = fma(e, 0.693359375f, z + y);
+  return fma(e, 0.693359375f, z + y);
+}
+/// 1 ulp (1.5 near 1). -inf at 0, NaN below.
+BESSEMER_SCALAR float log(float x) {
+  const bool tiny = x < 1.17549435e-38f;  // subnormal: brought into range
+  float y = log_normal(tiny ? x * 8388608.0f : x, tiny ? -23.0f : 0.0f);
   y = x < kInfinity ? y : x;  // inf and NaN
   y = x == 0.0f ? -kInfinity : y;
   return x < 0.0f ? kNan : y;
 }
 BESSEMER_SCALAR double log(double x) { return __builtin_log(x); }
 
-/// log(1 + x) for x in [0, 1]: 2 ulp. The rounding of 1 + x is put back to first order (Kahan).
+/// log(1 + x) for x in [0, 1]: 2 ulp. What 1 + x loses in rounding is put back to first order
+/// (Kahan); 1 - x / 2 stands for 1 / (1 + x) there.
 BESSEMER_SCALAR float log1p_unit(float x) {
   const float u = 1.0f + x;
-  return log(u) + (x - (u - 1.0f)) / u;
+  return fma(x - (u - 1.0f), fma(-0.5f, x, 1.0f), log_normal(u, 0.0f));
 }
 
 // ---- activations --------------------------------------------------------------------------------
 
-/// 2 ulp. Cephes' tanhf: a polynomial below 0.625, 1 - 2 / (exp(2x) + 1) above.
+/// 2.5 ulp. E / (E + 2) with E = exp(2|x|) - 1 = 2^n (exp(r) - 1) + (2^n - 1), which keeps its
+/// digits near 0; exp as above.
 BESSEMER_SCALAR float tanh(float x) {
-  const float a = __builtin_fabsf(x), z = a * a;
-  float p = fma(-5.70498872745e-3f, z, 2.06390887954e-2f);
-  p = fma(p, z, -5.37397155531e-2f);
-  p = fma(p, z, 1.33314422036e-1f);
-  p = fma(p, z, -3.33332819422e-1f);
-  const float small = fma(p * z, a, a);
-  const float large = 1.0f - 2.0f / (exp(a + a) + 1.0f);
-  return __builtin_copysignf(a < 0.625f ? small : large, x);
+  constexpr float kMagic = 12582912.0f;
+  float a = __builtin_fabsf(x);
+  a = a > 9.5f ? 9.5f : a;  // rounds to 1 from 9.02
+  a = a + a;
+  const float t = fma(a, 1.44269504f, kMagic), n = t - kMagic;
+  float r = fma(n, -0.693359375f, a);
+  r = fma(n, 2.12194440e-4f, r);
+  float p = fma(1.9875691500e-4f, r, 1.3981999507e-3f);
+  p = fma(p, r, 8.3334519073e-3f);
+  p = fma(p, r, 4.1665795894e-2f);
+  p = fma(p, r, 1.6666665459e-1f);
+  p = fma(p, r, 5.0000001201e-1f);
+  const float q = fma(p, r * r, r);
+  const float scale = float_of((bits_of(t) << 23) + 0x3f800000u);  // the low bits of t are n
+  const float e = fma(scale, q, scale - 1.0f);
+  return __builtin_copysignf(e / (e + 2.0f), x);
 }
 BESSEMER_SCALAR double tanh(double x) { return __builtin_tanh(x); }
 
 /// 3 ulp, also where the result is subnormal.
 BESSEMER_SCALAR float sigmoid(float x) {
   const float e = exp(-__builtin_fabsf(x));
-  return (x < 0.0f ? e : 1.0f) / (1.0f + e) + (x == x ? 0.0f : x);
+  return (x < 0.0f ? e : 1.0f) / (1.0f + e);
 }
 BESSEMER_SCALAR double sigmoid(double x) {
   const double e = __builtin_exp(-__builtin_fabs(x));
@@ -207,9 +251,7 @@ BESSEMER_SCALAR double sigmoid(double x) {
 }
 
 /// max(x, 0) + log(1 + exp(-|x|)): 3 ulp.
-BESSEMER_SCALAR float softplus(float x) {
-  return relu(x) + log1p_unit(exp(-__builtin_fabsf(x)));
-}
+BESSEMER_SCALAR float softplus(float x) { return relu(x) + log1p_unit(exp(-__builtin_fabsf(x))); }
 BESSEMER_SCALAR double softplus(double x) {
   return relu(x) + __builtin_log1p(__builtin_exp(-__builtin_fabs(x)));
 }
@@ -218,7 +260,8 @@ BESSEMER_SCALAR double softplus(double x) {
 BESSEMER_SCALAR float silu(float x) { return (x < -120.0f ? -120.0f : x) * sigmoid(x); }
 BESSEMER_SCALAR double silu(double x) { return (x < -800.0 ? -800.0 : x) * sigmoid(x); }
 
-/// log(erfc(a)) + a polynomial for a > 0.927; its exponential is 1 - erf(a) with absolute error 1e-8.
+/// log(erfc(a)) + a polynomial for a > 0.927; its exponential is 1 - erf(a) with absolute error
+/// 1e-8.
 BESSEMER_SCALAR float erf_exponent(float a) {
   const float s = a * a;
   float r = fma(-1.72853470e-5f, a, 3.83197126e-4f);
@@ -263,8 +306,8 @@ BESSEMER_SCALAR double gelu(double x) {
 
 // ---- circular functions -------------------------------------------------------------------------
 
-/// Quarter turns in `quadrant`, the rest in [-pi/4, pi/4]. In double, pi/2 in two parts: the rest is good
-/// to a float's rounding for |x| < 1.6e6, to about 1e-16 |x| beyond; inf gives NaN.
+/// Quarter turns in `quadrant`, the rest in [-pi/4, pi/4]. In double, pi/2 in two parts: the rest
+/// is good to a float's rounding for |x| < 1.6e6, to about 1e-16 |x| beyond; inf gives NaN.
 BESSEMER_SCALAR float quarter_turns(float x, uint32_t& quadrant) {
   constexpr double kMagic = 6755399441055744.0;  // 1.5 * 2^52
   const double d = x;
@@ -336,7 +379,8 @@ BESSEMER_SCALAR double exp2_wide(double x) {
   p = p * r + 1.0;
   return p * double_of((bits_of(t) + 1023u) << 52);
 }
-/// 1 ulp, computed in double; C99's special cases (pow(x, 0) = pow(1, y) = 1, odd powers keep the sign).
+/// 1 ulp, computed in double; C99's special cases (pow(x, 0) = pow(1, y) = 1, odd powers keep the
+/// sign).
 BESSEMER_SCALAR float pow(float a, float b) {
   const float magnitude = __builtin_fabsf(a);
   double l = log2_wide(static_cast<double>(magnitude));

@@ -1,5 +1,5 @@
-// Products against the canonical definition: one chain of fused multiply-adds over k in each block of
-// kBlockK, the blocks added in order.
+// Products against the canonical definition: one chain of fused multiply-adds over k in each block
+// of kBlockK, the blocks added in order.
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -46,7 +46,8 @@ void check(const KernelTable& table, const Case& x, bool exact) {
   CAPTURE(x.k);
   const auto a = draw(x.m * x.k * 2 + 1, 1), b = draw(x.k * x.n * 2 + 1, 2), bias = draw(x.n, 3);
   Gemm g{.m = x.m, .n = x.n, .k = x.k};
-  const auto stride = [](Layout layout, int64_t rows, int64_t columns, int64_t& row, int64_t& column) {
+  const auto stride = [](Layout layout, int64_t rows, int64_t columns, int64_t& row,
+                         int64_t& column) {
     row = layout == Layout::columns ? 1 : layout == Layout::rows ? columns : columns * 2;
     column = layout == Layout::columns ? rows : layout == Layout::rows ? 1 : 2;
   };
@@ -74,7 +75,8 @@ void check(const KernelTable& table, const Case& x, bool exact) {
     return;
   }
   double worst = 0;
-  for (size_t i = 0; i < c.size(); ++i) worst = std::max(worst, std::fabs(double{c[i]} - expected[i]));
+  for (size_t i = 0; i < c.size(); ++i)
+    worst = std::max(worst, std::fabs(double{c[i]} - expected[i]));
   CHECK(worst <= 1e-6 * static_cast<double>(x.k + 1));
 }
 
@@ -94,8 +96,8 @@ TEST_CASE("gemm equals its definition for every layout") {
           const bool accumulate = bits >> 8 & 1;
           check(*table,
                 {m, n, depths[bits % 10], static_cast<Layout>((bits >> 9) % 3),
-                 static_cast<Layout>((bits >> 12) % 3), (bits >> 15 & 1) != 0, (bits >> 16 & 1) != 0,
-                 (bits >> 17 & 1) != 0, accumulate},
+                 static_cast<Layout>((bits >> 12) % 3), (bits >> 15 & 1) != 0,
+                 (bits >> 16 & 1) != 0, (bits >> 17 & 1) != 0, accumulate},
                 exact);
         }
       }
@@ -123,8 +125,17 @@ TEST_CASE("a row has the same bits in any batch, from any thread count") {
       for (const int threads : {1, 2, 3}) {
         ThreadPool pool(threads);
         std::vector<float> c(static_cast<size_t>(m * n));
-        table->gemm({.m = m, .n = n, .k = k, .a = a.data(), .a_row = k, .b = b.data(), .b_row = n,
-                     .c = c.data(), .c_row = n, .bias = bias.data(), .activation = Activation::gelu},
+        table->gemm({.m = m,
+                     .n = n,
+                     .k = k,
+                     .a = a.data(),
+                     .a_row = k,
+                     .b = b.data(),
+                     .b_row = n,
+                     .c = c.data(),
+                     .c_row = n,
+                     .bias = bias.data(),
+                     .activation = Activation::gelu},
                     &pool);
         const std::vector<float> row(c.begin(), c.begin() + n);
         if (first.empty()) first = row;
@@ -145,8 +156,16 @@ TEST_CASE("activations of a product equal the elementwise rows") {
                                                  {Activation::gelu, OpId::gelu}};
     for (const auto& [activation, op] : pairs) {
       std::vector<float> plain(static_cast<size_t>(m * n)), fused = plain, after = plain;
-      Gemm g{.m = m, .n = n, .k = k, .a = a.data(), .a_row = k, .b = b.data(), .b_row = n,
-             .c = plain.data(), .c_row = n, .bias = bias.data()};
+      Gemm g{.m = m,
+             .n = n,
+             .k = k,
+             .a = a.data(),
+             .a_row = k,
+             .b = b.data(),
+             .b_row = n,
+             .c = plain.data(),
+             .c_row = n,
+             .bias = bias.data()};
       table->gemm(g, nullptr);
       table->unary_f32[static_cast<int>(op)](m * n, after.data(), 1, plain.data(), 1);
       g.c = fused.data();

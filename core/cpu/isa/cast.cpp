@@ -1,6 +1,6 @@
-// Conversions between any two dtypes, and where(). Floats are rounded to nearest even, float to integer
-// truncates, anything but 0 is true. The half formats are converted by branch-free integer arithmetic
-// with the results of core/base/dtype.h; wider sources are rounded once.
+// Conversions between any two dtypes, and where(). Floats are rounded to nearest even, float to
+// integer truncates, anything but 0 is true. The half formats are converted by branch-free integer
+// arithmetic with the results of core/base/dtype.h; wider sources are rounded once.
 #include "core/cpu/isa/isa.h"
 #include "core/cpu/isa/strided.h"
 #include "core/ops/scalar.h"
@@ -25,7 +25,9 @@ BESSEMER_INLINE float widen(f16 x) {
   bits = exponent == 0x0f800000u ? special : bits;
   return scalar::float_of(bits | sign);
 }
-BESSEMER_INLINE float widen(bf16 x) { return scalar::float_of(static_cast<uint32_t>(x.bits) << 16); }
+BESSEMER_INLINE float widen(bf16 x) {
+  return scalar::float_of(static_cast<uint32_t>(x.bits) << 16);
+}
 
 BESSEMER_INLINE f16 narrow_f16(float x) {
   const uint32_t u = scalar::bits_of(x), sign = (u >> 16) & 0x8000u, a = u & 0x7fffffffu;

@@ -17,15 +17,19 @@ struct Result<bool> {
   using type = uint8_t;
 };
 
-#define BESSEMER_UNARY(name, ...)                                  \
-  struct Op_##name {                                               \
-    template <class T>                                             \
-    BESSEMER_INLINE auto apply(T x) { return scalar::name(x); }    \
+#define BESSEMER_UNARY(name, ...)     \
+  struct Op_##name {                  \
+    template <class T>                \
+    BESSEMER_INLINE auto apply(T x) { \
+      return scalar::name(x);         \
+    }                                 \
   };
-#define BESSEMER_BINARY(name, ...)                                      \
-  struct Op_##name {                                                    \
-    template <class T>                                                  \
-    BESSEMER_INLINE auto apply(T a, T b) { return scalar::name(a, b); } \
+#define BESSEMER_BINARY(name, ...)         \
+  struct Op_##name {                       \
+    template <class T>                     \
+    BESSEMER_INLINE auto apply(T a, T b) { \
+      return scalar::name(a, b);           \
+    }                                      \
   };
 #include "core/ops/ops.def"
 
@@ -82,12 +86,18 @@ void fill_elementwise(KernelTable& table) {
 
 void activate(Activation activation, int64_t n, float* x) {
   switch (activation) {
-    case Activation::none: return;
-    case Activation::relu: return apply_in_place<Op_relu>(n, x);
-    case Activation::tanh: return apply_in_place<Op_tanh>(n, x);
-    case Activation::sigmoid: return apply_in_place<Op_sigmoid>(n, x);
-    case Activation::silu: return apply_in_place<Op_silu>(n, x);
-    case Activation::gelu: return apply_in_place<Op_gelu>(n, x);
+    case Activation::none:
+      return;
+    case Activation::relu:
+      return apply_in_place<Op_relu>(n, x);
+    case Activation::tanh:
+      return apply_in_place<Op_tanh>(n, x);
+    case Activation::sigmoid:
+      return apply_in_place<Op_sigmoid>(n, x);
+    case Activation::silu:
+      return apply_in_place<Op_silu>(n, x);
+    case Activation::gelu:
+      return apply_in_place<Op_gelu>(n, x);
   }
 }
 

@@ -1,7 +1,8 @@
-// Products in the canonical order. Loops from outside in: blocks of k (kBlockK), groups of panels of B,
-// blocks of rows of A, tiles. B is read from its packed form, in place where its rows are contiguous, or
-// packed here; A is read in place. A product with few columns is computed as its transpose: the fused
-// multiply-add does not care which factor comes first, so the bits are the same.
+// Products in the canonical order. Loops from outside in: blocks of k (kBlockK), groups of panels
+// of B, blocks of rows of A, tiles. B is read from its packed form, in place where its rows are
+// contiguous, or packed here; A is read in place. A product with few columns is computed as its
+// transpose: the fused multiply-add does not care which factor comes first, so the bits are the
+// same.
 #include "core/cpu/isa/isa.h"
 #include "core/cpu/isa/tile.h"
 
@@ -12,6 +13,7 @@ namespace {
 constexpr TileTable kTiles = make_tile_table();
 constexpr int64_t kGroup = 512;     // columns of B that are packed at a time: 768 KiB,
 constexpr int64_t kFewGroup = 64;   // or this many when few rows use them: 96 KiB
+constexpr int64_t kTiny = 4;        // elements of C that are not worth packing for
 constexpr int64_t kFewColumns = 8;  // at most this many columns: the transpose
 constexpr int64_t kRowBlock = 240;  // rows of A that stay in L2: 360 KiB
 
@@ -23,7 +25,8 @@ struct BlockOfB {
 BESSEMER_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /// One panel: columns [0, columns) of B as [k][kPanel], the rest 0.
-void pack_panel(int64_t k, int64_t columns, const float* b, int64_t b_row, int64_t b_col, float* out) {
+void pack_panel(int64_t k, int64_t columns, const float* b, int64_t b_row, int64_t b_col,
+                float* out) {
   if (columns < kPanel) {
     for (int64_t p = 0; p < k; ++p) {
       for (int64_t j = columns; j < kPanel; ++j) out[p * kPanel + j] = 0.0f;
@@ -141,8 +144,8 @@ void gemm_part(const Product& g, int64_t m0, int64_t m1, int64_t n0, int64_t n1)
         columns = columns / kPanel * kPanel;
         b = {g.b + p0 * g.b_row + j0, g.b_row, kPanel};
       } else {
-        float* scratch = thread_scratch(0, static_cast<size_t>((columns + kPanel - 1) / kPanel * kPanel *
-                                                               depth));
+        float* scratch = thread_scratch(
+            0, static_cast<size_t>((columns + kPanel - 1) / kPanel * kPanel * depth));
         for (int64_t j = 0; j < columns; j += kPanel) {
           pack_panel(depth, least(kPanel, columns - j), g.b + p0 * g.b_row + (j0 + j) * g.b_col,
                      g.b_row, g.b_col, scratch + j * depth);
@@ -170,6 +173,38 @@ void gemm_part(const Product& g, int64_t m0, int64_t m1, int64_t n0, int64_t n1)
   }
 }
 
+/// A handful of elements (one row through a head): scalar chains side by side, nothing is packed.
+void gemm_tiny(const Gemm& g) {
+  constexpr int kChains = 4;
+  const int64_t elements = g.m * g.n;
+  for (int64_t first = 0; first < elements; first += kChains) {
+    const float *a[kChains], *b[kChains];
+    float total[kChains];
+    for (int e = 0; e < kChains; ++e) {  // beyond the last element: the last one again
+      const int64_t element = least(first + e, elements - 1), i = element / g.n, j = element % g.n;
+      a[e] = g.a + i * g.a_row;
+      b[e] = g.b + j * g.b_col;
+      total[e] = g.accumulate ? g.c[i * g.c_row + j] : 0.0f;
+    }
+    for (int64_t p0 = 0; p0 == 0 || p0 < g.k; p0 += kBlockK) {
+      float chain[kChains] = {};
+      for (int64_t p = p0; p < least(g.k, p0 + kBlockK); ++p) {
+        for (int e = 0; e < kChains; ++e) {
+          chain[e] = scalar::fma(a[e][p * g.a_col], b[e][p * g.b_row], chain[e]);
+        }
+      }
+      for (int e = 0; e < kChains; ++e) {
+        total[e] = p0 == 0 && !g.accumulate ? chain[e] : total[e] + chain[e];
+      }
+    }
+    for (int e = 0; e < kChains && first + e < elements; ++e) {
+      const int64_t i = (first + e) / g.n, j = (first + e) % g.n;
+      if (g.bias && !g.accumulate) total[e] = total[e] + g.bias[j];
+      g.c[i * g.c_row + j] = total[e];
+    }
+  }
+}
+
 /// How a product is cut for threads; the cut never changes a bit.
 struct Cut {
   const Product* product;
@@ -193,9 +228,13 @@ void run_part(void* context, int64_t part) {
 
 void gemm(const Gemm& asked, ThreadPool* pool) {
   if (asked.m <= 0 || asked.n <= 0) return;
+  if (asked.m * asked.n <= kTiny && !asked.b_packed && asked.activation == Activation::none) {
+    return gemm_tiny(asked);
+  }
   const Product g = plan(asked);
   constexpr double kWorthAThread = 4e6;  // multiply-adds: some 30 µs
-  const double work = static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k);
+  const double work =
+      static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k);
   if (pool && work >= kWorthAThread && pool_threads(pool) > 1) {
     Cut cut{&g, pool_threads(pool), g.m >= 4 * kTileRows * pool_threads(pool)};
     pool_run(pool, cut.parts, run_part, &cut);

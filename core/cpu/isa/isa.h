@@ -1,7 +1,7 @@
-// What the sources of core/cpu/isa share. Each is compiled once for every instruction set with another
-// BESSEMER_ISA, which names the namespace. Rule: nothing here or there may emit a function of external
-// linkage outside that namespace (no std containers or algorithms), or the linker would keep one copy,
-// perhaps the AVX-512 one, for all.
+// What the sources of core/cpu/isa share. Each is compiled once for every instruction set with
+// another BESSEMER_ISA, which names the namespace. Rule: nothing here or there may emit a function
+// of external linkage outside that namespace (no std containers or algorithms), or the linker would
+// keep one copy, perhaps the AVX-512 one, for all.
 #pragma once
 
 #include <cstddef>
@@ -13,8 +13,8 @@
 
 namespace bessemer::cpu {
 
-/// In dispatch.cpp, outside the instruction sets: a thread's scratch memory (64-byte aligned, grown on
-/// demand, two independent slots) and parallel loops.
+/// In dispatch.cpp, outside the instruction sets: a thread's scratch memory (64-byte aligned, grown
+/// on demand, two independent slots) and parallel loops.
 float* thread_scratch(int slot, size_t floats);
 int pool_threads(const ThreadPool* pool);
 void pool_run(ThreadPool* pool, int64_t tasks, void (*body)(void*, int64_t), void* context);

@@ -1,6 +1,7 @@
-// Kernels over rows, in canonical order: element j of a row belongs to lane j mod 16, each lane is one
-// chain in ascending order, and lanes are joined by a fixed tree. Rows of at most 16 elements are worked
-// on 16 at a time, with one vector a column: the same operations on the same numbers, other layout.
+// Kernels over rows, in canonical order: element j of a row belongs to lane j mod 16, each lane is
+// one chain in ascending order, and lanes are joined by a fixed tree. Rows of at most 16 elements
+// are worked on 16 at a time, with one vector a column: the same operations on the same numbers,
+// other layout.
 #include "core/cpu/isa/isa.h"
 #include "core/cpu/isa/vec.h"
 #include "core/ops/scalar.h"
@@ -17,43 +18,85 @@ constexpr int64_t kNarrow = 16;
 struct Columns {
   alignas(64) float at[16][16];
 };
+/// The number of columns: a constant for the widths of action heads, so that loops over it unroll.
+template <int kN>
+struct Width {
+  static constexpr bool kFixed = true;
+  constexpr operator int64_t() const { return kN; }
+};
+struct AnyWidth {
+  static constexpr bool kFixed = false;
+  int64_t n;
+  constexpr operator int64_t() const { return n; }
+};
+
+template <class N>
 BESSEMER_INLINE void columns_load(Columns& c, const float* x, int64_t row_stride, int64_t rows,
-                                  int64_t n) {
+                                  N n) {
+  if (N::kFixed && rows == 16 && row_stride == n) {
+    for (int64_t j = 0; j < n; ++j) {
+      for (int64_t r = 0; r < 16; ++r) c.at[j][r] = x[r * n + j];
+    }
+    return;
+  }
   if (rows < 16) __builtin_memset(&c, 0, static_cast<size_t>(n) * sizeof c.at[0]);
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t j = 0; j < n; ++j) c.at[j][r] = x[r * row_stride + j];
   }
 }
-BESSEMER_INLINE void columns_store(const Columns& c, float* out, int64_t rows, int64_t n) {
+template <class N>
+BESSEMER_INLINE void columns_store(const Columns& c, float* out, int64_t rows, N n) {
+  if (N::kFixed && rows == 16) {
+    for (int64_t r = 0; r < 16; ++r) {
+      for (int64_t j = 0; j < n; ++j) out[r * n + j] = c.at[j][r];
+    }
+    return;
+  }
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t j = 0; j < n; ++j) out[r * n + j] = c.at[j][r];
   }
 }
-/// The tree of lanes_sum over columns; absent columns are 0.
-BESSEMER_INLINE void columns_sum(const Columns& c, int64_t n, float* sum) {
+/// The tree of lanes_sum and lanes_max over columns, of which those from n on are `absent`.
+template <class N, class Join>
+BESSEMER_INLINE void columns_join(const Columns& c, N n, float absent, float* out, Join join) {
   Lanes s[16];
-  for (int64_t j = 0; j < 16; ++j) s[j] = j < n ? lanes_load(c.at[j]) : lanes_all(0.0f);
-  for (int half = 8; half > 0; half /= 2) {
-    for (int l = 0; l < half; ++l) s[l] = s[l] + s[l + half];
-  }
-  lanes_store(sum, s[0]);
+#pragma GCC unroll 16
+  for (int64_t j = 0; j < 16; ++j) s[j] = j < n ? lanes_load(c.at[j]) : lanes_all(absent);
+#pragma GCC unroll 8
+  for (int l = 0; l < 8; ++l) s[l] = join(s[l], s[l + 8]);
+#pragma GCC unroll 4
+  for (int l = 0; l < 4; ++l) s[l] = join(s[l], s[l + 4]);
+  lanes_store(out, join(join(s[0], s[2]), join(s[1], s[3])));
 }
-BESSEMER_INLINE void columns_max(const Columns& c, int64_t n, float* max) {
-  Lanes s[16];
-  for (int64_t j = 0; j < 16; ++j) {
-    s[j] = j < n ? lanes_load(c.at[j]) : lanes_all(-scalar::kInfinity);
-  }
-  for (int half = 8; half > 0; half /= 2) {
-    for (int l = 0; l < half; ++l) s[l] = lanes_max(s[l], s[l + half]);
-  }
-  lanes_store(max, s[0]);
+template <class N>
+BESSEMER_INLINE void columns_sum(const Columns& c, N n, float* sum) {
+  columns_join(c, n, 0.0f, sum, [](const Lanes& a, const Lanes& b) { return a + b; });
+}
+template <class N>
+BESSEMER_INLINE void columns_max(const Columns& c, N n, float* max) {
+  columns_join(c, n, -scalar::kInfinity, max,
+               [](const Lanes& a, const Lanes& b) { return lanes_max(a, b); });
 }
 
-/// Calls body(first row, count <= 16) over all rows.
+/// Calls body(width, first row, count <= 16) over all rows of n <= 16 elements.
 template <class Body>
-BESSEMER_INLINE void each_sixteen(int64_t rows, Body body) {
-  for (int64_t first = 0; first < rows; first += 16) {
-    body(first, rows - first < 16 ? rows - first : 16);
+BESSEMER_INLINE void each_sixteen(int64_t rows, int64_t n, Body body) {
+  const auto each = [&](auto width) {
+    for (int64_t first = 0; first < rows; first += 16) {
+      body(width, first, rows - first < 16 ? rows - first : 16);
+    }
+  };
+  switch (n) {
+    case 2:
+      return each(Width<2>());
+    case 3:
+      return each(Width<3>());
+    case 4:
+      return each(Width<4>());
+    case 6:
+      return each(Width<6>());
+    default:
+      return each(AnyWidth{n});
   }
 }
 
@@ -66,12 +109,21 @@ BESSEMER_INLINE float row_sum(int64_t n, const float* x) {
   if (i < n) sum = sum + lanes_load_part(x + i, n - i, 0.0f);
   return lanes_sum(sum);
 }
+/// Four chains of lanes, because a maximum waits on its compare; the largest is the same in any
+/// order.
 BESSEMER_INLINE float row_max(int64_t n, const float* x) {
-  Lanes max = lanes_all(-scalar::kInfinity);
+  Lanes m0 = lanes_all(-scalar::kInfinity), m1 = m0, m2 = m0, m3 = m0;
   int64_t i = 0;
-  for (; i + 16 <= n; i += 16) max = lanes_max(max, lanes_load(x + i));
-  if (i < n) max = lanes_max(max, lanes_load_part(x + i, n - i, -scalar::kInfinity));
-  return lanes_max(max);
+  for (; i + 64 <= n; i += 64) {
+    m0 = lanes_max(m0, lanes_load(x + i));
+    m1 = lanes_max(m1, lanes_load(x + i + 16));
+    m2 = lanes_max(m2, lanes_load(x + i + 32));
+    m3 = lanes_max(m3, lanes_load(x + i + 48));
+  }
+  m0 = lanes_max(lanes_max(m0, m1), lanes_max(m2, m3));
+  for (; i + 16 <= n; i += 16) m0 = lanes_max(m0, lanes_load(x + i));
+  if (i < n) m0 = lanes_max(m0, lanes_load_part(x + i, n - i, -scalar::kInfinity));
+  return lanes_max(m0);
 }
 BESSEMER_INLINE float row_dot(int64_t n, const float* a, const float* b) {
   Lanes sum = lanes_all(0.0f);
@@ -83,22 +135,22 @@ BESSEMER_INLINE float row_dot(int64_t n, const float* a, const float* b) {
   return lanes_sum(sum);
 }
 /// out[i] = body(i) in whole vectors of 16; the rest through a padded block of inputs.
-#define BESSEMER_ROW_LOOP(n, out, x, value, expression)        \
-  do {                                                         \
-    const int64_t main_ = (n) & ~int64_t{15}, rest_ = (n) - main_; \
-    _Pragma("GCC ivdep") for (int64_t i_ = 0; i_ < main_; ++i_) { \
-      const float value = (x)[i_];                             \
-      (out)[i_] = (expression);                                \
-    }                                                          \
-    if (rest_ > 0) {                                           \
-      alignas(64) float block_[16] = {};                       \
-      for (int64_t i_ = 0; i_ < rest_; ++i_) block_[i_] = (x)[main_ + i_]; \
-      for (int64_t i_ = 0; i_ < 16; ++i_) {                    \
-        const float value = block_[i_];                        \
-        block_[i_] = (expression);                             \
-      }                                                        \
+#define BESSEMER_ROW_LOOP(n, out, x, value, expression)                      \
+  do {                                                                       \
+    const int64_t main_ = (n) & ~int64_t{15}, rest_ = (n)-main_;             \
+    _Pragma("GCC ivdep") for (int64_t i_ = 0; i_ < main_; ++i_) {            \
+      const float value = (x)[i_];                                           \
+      (out)[i_] = (expression);                                              \
+    }                                                                        \
+    if (rest_ > 0) {                                                         \
+      alignas(64) float block_[16] = {};                                     \
+      for (int64_t i_ = 0; i_ < rest_; ++i_) block_[i_] = (x)[main_ + i_];   \
+      for (int64_t i_ = 0; i_ < 16; ++i_) {                                  \
+        const float value = block_[i_];                                      \
+        block_[i_] = (expression);                                           \
+      }                                                                      \
       for (int64_t i_ = 0; i_ < rest_; ++i_) (out)[main_ + i_] = block_[i_]; \
-    }                                                          \
+    }                                                                        \
   } while (0)
 
 // ---- the table's functions ----------------------------------------------------------------------
@@ -108,13 +160,13 @@ void sum_rows(int64_t rows, int64_t n, const float* x, int64_t row_stride, float
     for (int64_t r = 0; r < rows; ++r) out[r] = row_sum(n, x + r * row_stride);
     return;
   }
-  each_sixteen(rows, [&](int64_t first, int64_t count) {
+  each_sixteen(rows, n, [&](auto width, int64_t first, int64_t count) {
     Columns c;
     alignas(64) float sum[16];
-    columns_load(c, x + first * row_stride, row_stride, count, n);
+    columns_load(c, x + first * row_stride, row_stride, count, width);
     // Lanes start at 0, so that a sum of -0 is 0 for every n.
-    for (int64_t j = 0; j < n; ++j) lanes_store(c.at[j], lanes_load(c.at[j]) + lanes_all(0.0f));
-    columns_sum(c, n, sum);
+    for (int64_t j = 0; j < width; ++j) lanes_store(c.at[j], lanes_load(c.at[j]) + lanes_all(0.0f));
+    columns_sum(c, width, sum);
     for (int64_t r = 0; r < count; ++r) out[first + r] = sum[r];
   });
 }
@@ -124,11 +176,11 @@ void max_rows(int64_t rows, int64_t n, const float* x, int64_t row_stride, float
     for (int64_t r = 0; r < rows; ++r) out[r] = row_max(n, x + r * row_stride);
     return;
   }
-  each_sixteen(rows, [&](int64_t first, int64_t count) {
+  each_sixteen(rows, n, [&](auto width, int64_t first, int64_t count) {
     Columns c;
     alignas(64) float max[16];
-    columns_load(c, x + first * row_stride, row_stride, count, n);
-    columns_max(c, n, max);
+    columns_load(c, x + first * row_stride, row_stride, count, width);
+    columns_max(c, width, max);
     for (int64_t r = 0; r < count; ++r) out[first + r] = max[r];
   });
 }
@@ -176,20 +228,20 @@ void softmax_rows(int64_t rows, int64_t n, const float* x, float* out) {
     }
     return;
   }
-  each_sixteen(rows, [&](int64_t first, int64_t count) {
+  each_sixteen(rows, n, [&](auto width, int64_t first, int64_t count) {
     Columns c;
     alignas(64) float max[16], scale[16];
-    columns_load(c, x + first * n, n, count, n);
-    columns_max(c, n, max);
-    for (int64_t j = 0; j < n; ++j) {
+    columns_load(c, x + first * width, width, count, width);
+    columns_max(c, width, max);
+    for (int64_t j = 0; j < width; ++j) {
       for (int r = 0; r < 16; ++r) c.at[j][r] = scalar::exp(c.at[j][r] - max[r]);
     }
-    columns_sum(c, n, scale);
+    columns_sum(c, width, scale);
     for (int r = 0; r < 16; ++r) scale[r] = 1.0f / scale[r];
-    for (int64_t j = 0; j < n; ++j) {
+    for (int64_t j = 0; j < width; ++j) {
       for (int r = 0; r < 16; ++r) c.at[j][r] *= scale[r];
     }
-    columns_store(c, out + first * n, count, n);
+    columns_store(c, out + first * width, count, width);
   });
 }
 
@@ -215,23 +267,23 @@ void log_softmax_rows(int64_t rows, int64_t n, const float* x, float* out) {
     }
     return;
   }
-  each_sixteen(rows, [&](int64_t first, int64_t count) {
+  each_sixteen(rows, n, [&](auto width, int64_t first, int64_t count) {
     Columns c, e;
     alignas(64) float max[16], log_sum[16];
-    columns_load(c, x + first * n, n, count, n);
-    columns_max(c, n, max);
-    for (int64_t j = 0; j < n; ++j) {
+    columns_load(c, x + first * width, width, count, width);
+    columns_max(c, width, max);
+    for (int64_t j = 0; j < width; ++j) {
       for (int r = 0; r < 16; ++r) {
         c.at[j][r] -= max[r];
         e.at[j][r] = scalar::exp(c.at[j][r]);
       }
     }
-    columns_sum(e, n, log_sum);
+    columns_sum(e, width, log_sum);
     for (int r = 0; r < 16; ++r) log_sum[r] = scalar::log(log_sum[r]);
-    for (int64_t j = 0; j < n; ++j) {
+    for (int64_t j = 0; j < width; ++j) {
       for (int r = 0; r < 16; ++r) c.at[j][r] -= log_sum[r];
     }
-    columns_store(c, out + first * n, count, n);
+    columns_store(c, out + first * width, count, width);
   });
 }
 
@@ -243,19 +295,19 @@ void softmax_backward_rows(int64_t rows, int64_t n, const float* y, const float*
     }
     return;
   }
-  each_sixteen(rows, [&](int64_t first, int64_t count) {
+  each_sixteen(rows, n, [&](auto width, int64_t first, int64_t count) {
     Columns p, q, product;
     alignas(64) float dot[16];
-    columns_load(p, y + first * n, n, count, n);
-    columns_load(q, g + first * n, n, count, n);
-    for (int64_t j = 0; j < n; ++j) {
+    columns_load(p, y + first * width, width, count, width);
+    columns_load(q, g + first * width, width, count, width);
+    for (int64_t j = 0; j < width; ++j) {
       for (int r = 0; r < 16; ++r) product.at[j][r] = scalar::fma(q.at[j][r], p.at[j][r], 0.0f);
     }
-    columns_sum(product, n, dot);
-    for (int64_t j = 0; j < n; ++j) {
+    columns_sum(product, width, dot);
+    for (int64_t j = 0; j < width; ++j) {
       for (int r = 0; r < 16; ++r) p.at[j][r] = p.at[j][r] * (q.at[j][r] - dot[r]);
     }
-    columns_store(p, dx + first * n, count, n);
+    columns_store(p, dx + first * width, count, width);
   });
 }
 
@@ -274,19 +326,19 @@ void log_softmax_backward_rows(int64_t rows, int64_t n, const float* y, const fl
     }
     return;
   }
-  each_sixteen(rows, [&](int64_t first, int64_t count) {
+  each_sixteen(rows, n, [&](auto width, int64_t first, int64_t count) {
     Columns p, q;
     alignas(64) float sum[16];
-    columns_load(p, y + first * n, n, count, n);
-    columns_load(q, g + first * n, n, count, n);
-    for (int64_t j = 0; j < n; ++j) lanes_store(q.at[j], lanes_load(q.at[j]) + lanes_all(0.0f));
-    columns_sum(q, n, sum);
-    for (int64_t j = 0; j < n; ++j) {
+    columns_load(p, y + first * width, width, count, width);
+    columns_load(q, g + first * width, width, count, width);
+    for (int64_t j = 0; j < width; ++j) lanes_store(q.at[j], lanes_load(q.at[j]) + lanes_all(0.0f));
+    columns_sum(q, width, sum);
+    for (int64_t j = 0; j < width; ++j) {
       for (int r = 0; r < 16; ++r) {
         p.at[j][r] = scalar::fma(-scalar::exp(p.at[j][r]), sum[r], q.at[j][r]);
       }
     }
-    columns_store(p, dx + first * n, count, n);
+    columns_store(p, dx + first * width, count, width);
   });
 }
 

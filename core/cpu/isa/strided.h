@@ -24,14 +24,14 @@ BESSEMER_INLINE void copy_elements(int size, int64_t n, void* out, int64_t step_
       return copy_strided(n, static_cast<uint8_t*>(out), step_out, static_cast<const uint8_t*>(x),
                           step_x);
     case 2:
-      return copy_strided(n, static_cast<uint16_t*>(out), step_out,
-                          static_cast<const uint16_t*>(x), step_x);
+      return copy_strided(n, static_cast<uint16_t*>(out), step_out, static_cast<const uint16_t*>(x),
+                          step_x);
     case 4:
-      return copy_strided(n, static_cast<uint32_t*>(out), step_out,
-                          static_cast<const uint32_t*>(x), step_x);
+      return copy_strided(n, static_cast<uint32_t*>(out), step_out, static_cast<const uint32_t*>(x),
+                          step_x);
     default:
-      return copy_strided(n, static_cast<uint64_t*>(out), step_out,
-                          static_cast<const uint64_t*>(x), step_x);
+      return copy_strided(n, static_cast<uint64_t*>(out), step_out, static_cast<const uint64_t*>(x),
+                          step_x);
   }
 }
 
@@ -52,9 +52,10 @@ struct Source {
   }
 };
 
-[[maybe_unused, gnu::noinline]] static void run_unary(void (*core)(int64_t, void*, const void*), int64_t n,
-                                                      void* out, int64_t step_out, int out_size,
-                                                      const void* x, int64_t step_x, int x_size) {
+[[maybe_unused, gnu::noinline]] static void run_unary(void (*core)(int64_t, void*, const void*),
+                                                      int64_t n, void* out, int64_t step_out,
+                                                      int out_size, const void* x, int64_t step_x,
+                                                      int x_size) {
   Block block_x, block_out;
   Source source{static_cast<const char*>(x), step_x, x_size, &block_x};
   for (int64_t first = 0; first < n; first += kBlock) {
@@ -66,10 +67,9 @@ struct Source {
   }
 }
 
-[[maybe_unused, gnu::noinline]] static void run_binary(void (*core)(int64_t, void*, const void*, const void*),
-                                                       int64_t n, void* out, int64_t step_out,
-                                                       int out_size, const void* a, int64_t step_a,
-                                                       const void* b, int64_t step_b, int in_size) {
+[[maybe_unused, gnu::noinline]] static void run_binary(
+    void (*core)(int64_t, void*, const void*, const void*), int64_t n, void* out, int64_t step_out,
+    int out_size, const void* a, int64_t step_a, const void* b, int64_t step_b, int in_size) {
   Block block_a, block_b, block_out;
   Source source_a{static_cast<const char*>(a), step_a, in_size, &block_a};
   Source source_b{static_cast<const char*>(b), step_b, in_size, &block_b};

@@ -1,6 +1,7 @@
-// The inner tile of a product: kRows rows by kVectors native vectors of C, all in registers, one fused
-// multiply-add chain an element. Indices are unrolled by the language (folds over constants) and not by
-// the optimiser, because GCC keeps an array in registers only when it sees constant indices early.
+// The inner tile of a product: kRows rows by kVectors native vectors of C, all in registers, one
+// fused multiply-add chain an element. Indices are unrolled by the language (folds over constants)
+// and not by the optimiser, because GCC keeps an array in registers only when it sees constant
+// indices early.
 #pragma once
 
 #include <utility>
@@ -65,7 +66,8 @@ BESSEMER_INLINE void row_finish(const vf* acc, const Tile& t, float* c, Indices<
   (vec_store(c + kV * kVec, finish(acc[kV], t, c, kV * kVec)), ...);
 }
 
-/// Ragged or strided columns, or a curved activation: through a block in L1, which holds the chains.
+/// Ragged or strided columns, or a curved activation: through a block in L1, which holds the
+/// chains.
 [[maybe_unused, gnu::noinline]] static void finish_block(const Tile& t, int rows, int width,
                                                          float* block) {
   for (int r = 0; r < rows; ++r) {
