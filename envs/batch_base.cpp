@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
+
+#include "envs/actions.h"
 
 namespace bessemer {
 
@@ -15,11 +16,6 @@ uint64_t hash_bytes(std::string_view bytes) {  // FNV-1a
   uint64_t hash = 0xcbf29ce484222325ull;
   for (const char c : bytes) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3ull;
   return hash;
-}
-
-/// The id and the channels as a reader of an error knows them.
-std::string row_text(int64_t row, int64_t element, int64_t numel) {
-  return numel > 1 ? cat("row ", row, ", element ", element) : cat("row ", row);
 }
 }  // namespace
 
@@ -239,96 +235,6 @@ void BatchBase::check_phases(std::span<const int64_t> ids) const {
   }
 }
 
-namespace {
-/// True where every element of `data` is inside [low, high]; NaN is not.
-template <class T>
-bool all_inside(const T* data, int64_t count, const std::vector<double>& low,
-                const std::vector<double>& high, int64_t numel) {
-  bool good = true;
-  if (low.size() == 1 && high.size() == 1) {
-    const T a = static_cast<T>(low[0]), b = static_cast<T>(high[0]);
-    for (int64_t i = 0; i < count; ++i) good &= (data[i] >= a) & (data[i] <= b);
-    return good;
-  }
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t e = i % numel;
-    const double a = low.empty() ? -HUGE_VAL : low[low.size() == 1 ? 0 : e];
-    const double b = high.empty() ? HUGE_VAL : high[high.size() == 1 ? 0 : e];
-    good &= (data[i] >= static_cast<T>(a)) & (data[i] <= static_cast<T>(b));
-  }
-  return good;
-}
-
-/// True where every integer element e is start <= x < start + n[e].
-template <class T>
-bool all_below(const T* data, int64_t count, int64_t start, const std::vector<int64_t>& n) {
-  bool good = true;
-  if (n.size() == 1) {
-    const int64_t low = start, high = start + n[0];
-    for (int64_t i = 0; i < count; ++i) good &= (data[i] >= low) & (data[i] < high);
-    return good;
-  }
-  const auto numel = static_cast<int64_t>(n.size());
-  for (int64_t i = 0; i < count; ++i) {
-    good &= (data[i] >= start) & (data[i] < start + n[i % numel]);
-  }
-  return good;
-}
-
-bool actions_good(const Channel& channel, const void* data, int64_t rows) {
-  const int64_t numel = channel.numel(), count = rows * numel;
-  static const std::vector<int64_t> two(1, 2);
-  switch (channel.kind) {
-    case SpaceKind::text:
-      return true;
-    case SpaceKind::box:
-      if (channel.dtype == Dtype::f32) {
-        return all_inside(static_cast<const float*>(data), count, channel.low, channel.high, numel);
-      }
-      if (channel.dtype == Dtype::f64) {
-        return all_inside(static_cast<const double*>(data), count, channel.low, channel.high,
-                          numel);
-      }
-      return true;
-    case SpaceKind::discrete:
-    case SpaceKind::multi_discrete:
-    case SpaceKind::multi_binary: {
-      const auto& n = channel.kind == SpaceKind::multi_binary ? two : channel.n;
-      switch (channel.dtype) {
-        case Dtype::i64:
-          return all_below(static_cast<const int64_t*>(data), count, channel.start, n);
-        case Dtype::i32:
-          return all_below(static_cast<const int32_t*>(data), count, channel.start, n);
-        case Dtype::i8:
-          return all_below(static_cast<const int8_t*>(data), count, channel.start, n);
-        case Dtype::u8:
-          return all_below(static_cast<const uint8_t*>(data), count, channel.start, n);
-        default:
-          return true;
-      }
-    }
-  }
-  return true;
-}
-
-std::string value_text(Dtype dtype, const void* data, int64_t i) {
-  switch (dtype) {
-    case Dtype::f32:
-      return cat(static_cast<const float*>(data)[i]);
-    case Dtype::f64:
-      return cat(static_cast<const double*>(data)[i]);
-    case Dtype::i64:
-      return cat(static_cast<const int64_t*>(data)[i]);
-    case Dtype::i32:
-      return cat(static_cast<const int32_t*>(data)[i]);
-    case Dtype::i8:
-      return cat(static_cast<int>(static_cast<const int8_t*>(data)[i]));
-    default:
-      return cat(static_cast<int>(static_cast<const uint8_t*>(data)[i]));
-  }
-}
-}  // namespace
-
 void BatchBase::check_actions(const void* data, const Ragged* text, std::span<const int64_t> ids,
                               int64_t count) const {
   const Channel& channel = spec_.action[0];
@@ -346,40 +252,14 @@ void BatchBase::check_actions(const void* data, const Ragged* text, std::span<co
   }
   BESSEMER_CHECK(data, ValueError, "[env] ", spec_.id, " takes ", dtype_name(channel.dtype),
                  " actions, got none");
-  if (!check_ || actions_good(channel, data, rows)) return;
+  if (!check_ || actions_inside(channel, data, rows)) return;
   // Something is wrong: find the row, unless its environment ignores the action.
-  const int64_t numel = channel.numel();
   const auto* bytes = static_cast<const char*>(data);
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t at = row / spec_.rows, env = ids.empty() ? at : ids[at];
-    if (action_ignored(env) || actions_good(channel, bytes + row * action_bytes_, 1)) continue;
-    reject_action(data, row, numel);
+    if (action_ignored(env) || actions_inside(channel, bytes + row * action_bytes_, 1)) continue;
+    reject_action(spec_.id, channel, data, row);
   }
-}
-
-void BatchBase::reject_action(const void* data, int64_t row, int64_t numel) const {
-  const Channel& channel = spec_.action[0];
-  std::string allowed;
-  for (int64_t e = 0; e < numel; ++e) {
-    Channel one = channel;
-    one.shape.clear();
-    const auto pick = [&](auto& values) {
-      if (values.size() > 1) values = {values[e]};
-    };
-    pick(one.low), pick(one.high), pick(one.n);
-    const auto* at = static_cast<const char*>(data) + (row * numel + e) * dtype_size(channel.dtype);
-    if (actions_good(one, at, 1)) continue;
-    if (channel.kind == SpaceKind::box) {
-      allowed = cat(one.low.empty() ? -HUGE_VAL : one.low[0], " to ",
-                    one.high.empty() ? HUGE_VAL : one.high[0]);
-    } else {
-      const int64_t n = channel.kind == SpaceKind::multi_binary ? 2 : one.n[0];
-      allowed = cat(channel.start, " to ", channel.start + n - 1);
-    }
-    fail<ValueError>("[env] ", spec_.id, ": action of ", row_text(row, e, numel), " is ",
-                     value_text(channel.dtype, data, row * numel + e), ", allowed are ", allowed);
-  }
-  fail<ValueError>("[env] ", spec_.id, ": action of row ", row, " is outside its space");
 }
 
 // --- step, send, recv --------------------------------------------------------------------------

@@ -113,7 +113,6 @@ class BatchBase : public EnvBatch {
   void* scratch() const;
   void check_actions(const void* data, const Ragged* text, std::span<const int64_t> ids,
                      int64_t count) const;
-  [[noreturn]] void reject_action(const void* data, int64_t row, int64_t element) const;
   bool action_ignored(int64_t env) const {
     return autoreset_ == Autoreset::next_step && phase_[env] == Phase::ended;
   }
