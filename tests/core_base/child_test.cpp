@@ -30,12 +30,19 @@ int open_fds() {
   return count;
 }
 
-/// Gone, or a zombie that the machine's init has yet to collect.
-bool dead(int pid) {
+/// The kernel's letter for what a process does ('T' stopped, 'Z' zombie), '\0' for one that is
+/// gone.
+char process_state(int pid) {
   std::ifstream stat("/proc/" + std::to_string(pid) + "/stat");
   std::string text;
-  if (!std::getline(stat, text)) return true;
-  return text[text.rfind(')') + 2] == 'Z';
+  if (!std::getline(stat, text)) return '\0';
+  return text[text.rfind(')') + 2];
+}
+
+/// Gone, or a zombie that the machine's init has yet to collect.
+bool dead(int pid) {
+  const char state = process_state(pid);
+  return state == '\0' || state == 'Z';
 }
 
 bool becomes_dead(int pid) {
@@ -115,6 +122,9 @@ TEST_CASE("child: stop asks first, then kills; a stopped one dies too") {
 
   Child frozen = Child::spawn(shell("sleep 600"));
   frozen.signal(SIGSTOP);
+  // Two pending signals are delivered by number: TERM must not come before STOP has worked.
+  while (process_state(frozen.pid()) != 'T')
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
   CHECK_EQ(frozen.stop(0.05).signal, SIGKILL);
 }
 
