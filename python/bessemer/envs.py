@@ -93,7 +93,6 @@ class Env(_native.EnvCore, _EnvBase):
         self.observation_space = space_of(info["observation"])
         self.action_space = space_of(info["action"])
         self.spec = _registered_spec(info["id"])
-        self._window = None
         self._show_always = render_mode == "human"
 
     def render(self):
@@ -101,19 +100,9 @@ class Env(_native.EnvCore, _EnvBase):
         if self.render_mode is None:
             raise ValueError("render() needs make(..., render_mode='rgb_array' or 'human')")
         if self.render_mode == "human":
-            self._show()
+            self._present()
             return None
         return self._picture()
-
-    def _show(self):
-        if self._window is None:
-            self._window = _native.Window(self._spec["id"], *self._picture().shape[1::-1])
-        self._window.show(self._picture(), self.metadata["render_fps"])
-
-    def close(self):
-        if self._window is not None:
-            self._window.close()
-            self._window = None
 
     def __reduce__(self):
         return _rebuild_env, (self._made_with, self.save())

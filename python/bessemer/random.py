@@ -2,6 +2,7 @@
 
 import itertools
 
+from bessemer import nn
 from bessemer._native import random_normal, random_uniform, tensor
 
 _seed = tensor(0)
@@ -9,10 +10,11 @@ _counter = itertools.count()
 
 
 def manual_seed(seed):
-    """Starts the streams of rand() and randn() anew."""
+    """Starts the streams of rand(), randn() and of modules' initialisation anew."""
     global _seed, _counter
     _seed = tensor(int(seed))
     _counter = itertools.count()
+    nn._seed_default_init(int(seed))
 
 
 def _shape(sizes):

@@ -22,3 +22,10 @@ struct type_caster<bessemer::Tensor> {
 };
 
 }  // namespace pybind11::detail
+
+namespace bessemer::python {
+
+void bind_modules(pybind11::module_& m);  // modules.cpp
+void bind_runs(pybind11::module_& m);     // run.cpp
+
+}  // namespace bessemer::python

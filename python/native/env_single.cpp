@@ -3,6 +3,7 @@
 #include <new>
 
 #include "envs/render/canvas.h"
+#include "envs/render/window.h"
 #include "python/native/arguments.h"
 #include "python/native/env_values.h"
 
@@ -21,9 +22,11 @@ struct Core {
   ObservationWriter info_writer;
   std::vector<float> components;
   std::unique_ptr<Canvas> canvas;
+  std::unique_ptr<Player> player;  // render_mode "human"
+  bool closed_by_user = false;
   Owned random;             // NumPy generator seeded as the last reset; null: not made yet
   Owned seed;               // int, or None
-  bool show = false;        // call show() after every reset and step (render_mode "human")
+  bool show = false;        // draw after every reset and step (render_mode "human")
 
   explicit Core(std::unique_ptr<EnvBatch> made)
       : batch(std::move(made)),
@@ -45,6 +48,26 @@ struct Core {
     }
     components.resize(spec.rewards.size());
     for (float& value : components) out.rewards.push_back(&value);
+  }
+  const Canvas& draw() {
+    const Spec& spec = batch->spec();
+    if (!canvas) canvas = std::make_unique<Canvas>(spec.render_width, spec.render_height);
+    batch->render(0, *canvas);
+    return *canvas;
+  }
+  /// Shows the present state; opens the window first. A window that the user closed stays closed.
+  void present() {
+    if (closed_by_user) return;
+    const Canvas& picture = draw();
+    const Spec& spec = batch->spec();
+    if (!player) {
+      player = std::make_unique<Player>(spec.id, picture.width(), picture.height(), spec.render_fps);
+    }
+    player->show(picture);
+    if (!player->next()) {
+      player.reset();
+      closed_by_user = true;
+    }
   }
   bool has_info() const { return !mask.empty() || !components.empty() || !batch->spec().infos.empty(); }
 };
@@ -109,8 +132,6 @@ std::pair<Owned, Owned> observed(Core& core, Body&& body) {
   return {std::move(observation), own(make_info(core, infos))};
 }
 
-void show(PyObject* self) { own(PyObject_CallMethod(self, "_show", nullptr)); }
-
 PyObject* env_step(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) {
   return guarded([&] {
     if (count != 1 || names) [[unlikely]] {
@@ -151,7 +172,7 @@ PyObject* env_step(PyObject* self, PyObject* const* args, Py_ssize_t count, PyOb
     PyTuple_SET_ITEM(result.get(), 2, Py_NewRef(core.terminated ? Py_True : Py_False));
     PyTuple_SET_ITEM(result.get(), 3, Py_NewRef(core.truncated ? Py_True : Py_False));
     PyTuple_SET_ITEM(result.get(), 4, info.release());
-    if (core.show) [[unlikely]] show(self);
+    if (core.show) [[unlikely]] core.present();
     return result.release();
   });
 }
@@ -177,7 +198,7 @@ PyObject* env_reset(PyObject* self, PyObject* const* args, Py_ssize_t count, PyO
       core.random.reset();
     }
     Owned result = own(PyTuple_Pack(2, observation.get(), info.get()));
-    if (core.show) show(self);
+    if (core.show) core.present();
     return result.release();
   });
 }
@@ -202,17 +223,26 @@ PyObject* env_load(PyObject* self, PyObject* state) {
 
 PyObject* env_picture(PyObject* self, PyObject*) {
   return guarded([&] {
-    Core& core = core_of(self);
-    if (!core.canvas) {
-      const Spec& spec = core.batch->spec();
-      core.canvas = std::make_unique<Canvas>(spec.render_width, spec.render_height);
-    }
-    core.batch->render(0, *core.canvas);
-    const npy_intp shape[] = {core.canvas->height(), core.canvas->width(), 3};
+    const Canvas& canvas = core_of(self).draw();
+    const npy_intp shape[] = {canvas.height(), canvas.width(), 3};
     Owned array = own(new_array(3, shape, NPY_UINT8));
-    const auto pixels = core.canvas->pixels();
+    const auto pixels = canvas.pixels();
     std::copy(pixels.begin(), pixels.end(), static_cast<uint8_t*>(PyArray_DATA(as_array(array.get()))));
     return array.release();
+  });
+}
+
+PyObject* env_present(PyObject* self, PyObject*) {
+  return guarded([&]() -> PyObject* {
+    core_of(self).present();
+    Py_RETURN_NONE;
+  });
+}
+
+PyObject* env_close(PyObject* self, PyObject*) {
+  return guarded([&]() -> PyObject* {
+    if (Core* core = reinterpret_cast<PyEnvCore*>(self)->core) core->player.reset();
+    Py_RETURN_NONE;
   });
 }
 
@@ -299,7 +329,9 @@ PyMethodDef methods[] = {
     {"save", env_save, METH_NOARGS, "save($self)\n--\n\nThe whole state, generator included, as bytes."},
     {"load", env_load, METH_O,
      "load($self, state)\n--\n\nTakes up a saved state; returns its observation."},
+    {"close", env_close, METH_NOARGS, "close($self)\n--\n\nCloses the window, if one is open."},
     {"_picture", env_picture, METH_NOARGS, nullptr},
+    {"_present", env_present, METH_NOARGS, nullptr},
     {nullptr, nullptr, 0, nullptr}};
 
 PyGetSetDef properties[] = {

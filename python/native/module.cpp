@@ -22,4 +22,8 @@ PYBIND11_MODULE(_native, m) {
       set_python_error();
     }
   });
+  bind_modules(m);
+#ifdef BESSEMER_HAS_RUNS
+  bind_runs(m);
+#endif
 }
