@@ -13,7 +13,8 @@ env_spec = _native.env_spec
 RENDER_MODES = ["human", "rgb_array"]
 
 if gymnasium:
-    from gymnasium.vector import AutoresetMode, VectorEnv as _VectorBase
+    from gymnasium.vector import AutoresetMode
+    from gymnasium.vector import VectorEnv as _VectorBase
 
     _EnvBase = gymnasium.Env
 else:
@@ -78,8 +79,8 @@ def _registered_spec(env_id):
 class Env(_native.EnvCore, _EnvBase):
     """One environment. step() and reset() are native; observations are fresh arrays.
 
-    `options` are the environment's own (``env_spec(id)["options"]``). ``save()`` returns the whole state as
-    bytes and ``load(state)`` takes it up again, here or in another environment of the same kind.
+    `options` are the environment's own (``env_spec(id)["options"]``). ``save()`` returns the whole
+    state as bytes and ``load(state)`` takes it up again, here or in another of its kind.
     """
 
     metadata = {"render_modes": RENDER_MODES, "render_fps": 50}
@@ -126,10 +127,10 @@ def _rebuild_env(made_with, state):
 class VectorEnv(_native.VectorEnvCore, _VectorBase):
     """A batch of one environment, stepped natively.
 
-    Results are fresh arrays unless ``copy=False``: then every step writes and returns the same ones.
-    ``infos["episode"]`` has return, length and seconds of the episodes that ended in a step, under the
-    mask ``infos["_episode"]``; with autoreset in the same step ``infos["final_obs"]`` has each last observation and
-    ``final_obs`` all of them as one dense array.
+    Results are fresh arrays unless ``copy=False``: then each step writes and returns the same ones.
+    ``infos["episode"]`` has return, length and seconds of the episodes that ended in a step, under
+    the mask ``infos["_episode"]``. With autoreset in the same step ``infos["final_obs"]`` has each
+    last observation, and ``final_obs`` all of them as one dense array.
     """
 
     def __init__(

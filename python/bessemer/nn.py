@@ -14,8 +14,11 @@ def _seed_default_init(seed):
 
 
 class Module:
-    """Base of everything with parameters. A subclass assigns tensors and modules as attributes, alone or in
-    lists, tuples and dictionaries, and defines ``forward``."""
+    """Base of everything with parameters.
+
+    A subclass assigns tensors and modules as attributes, alone or in lists, tuples and dicts, and
+    defines ``forward``.
+    """
 
     def __call__(self, *inputs, **keywords):
         return self.forward(*inputs, **keywords)
@@ -48,10 +51,9 @@ class Module:
             different = sorted(mine.keys() ^ state.keys())
             raise ValueError(f"load_state_dict: {', '.join(different)} on one side only")
         for name, tensor in mine.items():
-            if tuple(state[name].shape) != tensor.shape:
-                raise ValueError(
-                    f"load_state_dict: {name} is {tuple(state[name].shape)}, expected {tensor.shape}"
-                )
+            given = tuple(state[name].shape)
+            if given != tensor.shape:
+                raise ValueError(f"load_state_dict: {name} is {given}, expected {tensor.shape}")
         for name, tensor in mine.items():
             tensor.detach()[...] = state[name]
 
@@ -135,8 +137,10 @@ class GruCell(_Native):
 
 
 class Mlp(_Native):
-    """Fully connected layers, ``activation`` between them. ``orthogonal``: gain sqrt(2) for hidden layers and
-    ``out_gain`` for the last."""
+    """Fully connected layers with ``activation`` between them.
+
+    ``orthogonal``: weights with gain sqrt(2) in hidden layers and ``out_gain`` in the last.
+    """
 
     def __init__(
         self,

@@ -36,8 +36,8 @@ def _need(name):
 def run(recipe, overrides=None, *, force=False, announce=True):
     """Trains what a recipe says; returns its final metrics and where they are.
 
-    ``overrides``: a dict {"trainer.lr": 1e-3} or a list ["trainer.lr=1e-3"]. ``force`` replaces a run that
-    is in the folder already. Ctrl-C stops at a checkpoint and raises KeyboardInterrupt.
+    ``overrides``: a dict {"trainer.lr": 1e-3} or a list ["trainer.lr=1e-3"]. ``force`` replaces a
+    run that is in the folder already. Ctrl-C stops at a checkpoint and raises KeyboardInterrupt.
     """
     return _need("_run")(os.fspath(recipe), _override_list(overrides), force, announce)
 

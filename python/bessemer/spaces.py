@@ -1,4 +1,4 @@
-"""Spaces of an environment's channels: Gymnasium's where it is installed, else small ones like them."""
+"""Spaces of an environment's channels: Gymnasium's where it is installed, else small ones."""
 
 import numpy as np
 

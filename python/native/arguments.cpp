@@ -42,7 +42,8 @@ Signature parse_signature(const char* op, const char* text) {
     const size_t equals = one.find('=');
     Parameter parameter;
     parameter.name = PyUnicode_InternFromString(std::string(one.substr(0, equals)).c_str());
-    if (equals != std::string_view::npos) parameter.fallback = parse_literal(one.substr(equals + 1));
+    if (equals != std::string_view::npos)
+      parameter.fallback = parse_literal(one.substr(equals + 1));
     out.parameters.push_back(parameter);
   }
   return out;
@@ -142,7 +143,9 @@ Tensor number_as(PyObject* number, Dtype beside) {
 }
 }  // namespace
 
-Tensor number_beside(const Tensor& like, PyObject* number) { return number_as(number, like.dtype()); }
+Tensor number_beside(const Tensor& like, PyObject* number) {
+  return number_as(number, like.dtype());
+}
 
 TensorArgument convert_tensor(const ArgumentContext& context) {
   PyObject* object = context.slots[context.index];
@@ -207,8 +210,9 @@ int integers_from(PyObject* object, int64_t* out, const char* what) {
     out[0] = integer_from(object, what);
     return 1;
   }
-  BESSEMER_CHECK(PyTuple_Check(object) || PyList_Check(object) || PySequence_Check(object), TypeError,
-                 what, ": expected an integer or a sequence of them, got ", type_name(object));
+  BESSEMER_CHECK(PyTuple_Check(object) || PyList_Check(object) || PySequence_Check(object),
+                 TypeError, what, ": expected an integer or a sequence of them, got ",
+                 type_name(object));
   BESSEMER_CHECK(!PyUnicode_Check(object), TypeError, what,
                  ": expected an integer or a sequence of them, got str");
   const Owned items = own(PySequence_Fast(object, what));

@@ -1,4 +1,5 @@
-// Arguments of operations: from Python objects to what the C++ functions take, by the parameter's type.
+// Arguments of operations: from Python objects to what the C++ functions take, by the parameter's
+// type.
 #pragma once
 
 #include <array>
@@ -25,9 +26,9 @@ struct Signature {
 /// Reads "x, dims=None, keepdim=False"; defaults are None, booleans, numbers and quoted names.
 Signature parse_signature(const char* op, const char* text);
 
-/// Sorts positional and keyword arguments into `slots`, one a parameter, borrowed. `self` (may be null)
-/// is the first. `rest`: when the last parameter is a list of integers, surplus positional arguments
-/// are collected into a tuple that `rest` owns: x.reshape(2, 3).
+/// Sorts positional and keyword arguments into `slots`, one a parameter, borrowed. `self` (may be
+/// null) is the first. `rest`: when the last parameter is a list of integers, surplus positional
+/// arguments are collected into a tuple that `rest` owns: x.reshape(2, 3).
 void bind_arguments(const Signature& signature, PyObject* self, PyObject* const* args,
                     Py_ssize_t count, PyObject* keyword_names, PyObject** slots, bool collect_rest,
                     Owned& rest);
@@ -54,7 +55,8 @@ bool is_number(PyObject* object);
 Tensor number_beside(const Tensor& like, PyObject* number);
 /// A tensor from a number, nested sequences or an array (copied); TypeError for the rest.
 Tensor tensor_from(PyObject* object, std::optional<Dtype> dtype = {});
-/// Elements of an array-like object without copying where it allows; null dtype for unsupported ones.
+/// Elements of an array-like object without copying where it allows; null dtype for unsupported
+/// ones.
 Dtype dtype_from(PyObject* object);
 PyObject* dtype_object(Dtype dtype);  // borrowed interned name
 int64_t integer_from(PyObject* object, const char* what);
@@ -109,15 +111,17 @@ PyObject* wrap_result(Tuple&& results) {
       [](auto&&... parts) {
         Owned tuple = own(PyTuple_New(sizeof...(parts)));
         Py_ssize_t i = 0;
-        auto put = [&](Tensor& part) { PyTuple_SET_ITEM(tuple.get(), i++, own(wrap(part)).release()); };
+        auto put = [&](Tensor& part) {
+          PyTuple_SET_ITEM(tuple.get(), i++, own(wrap(part)).release());
+        };
         (put(parts), ...);
         return tuple.release();
       },
       results);
 }
 
-/// Binds the C++ function `Function` as a Python function and a Tensor method. `Tag` makes the binding
-/// of two rows with one function type distinct.
+/// Binds the C++ function `Function` as a Python function and a Tensor method. `Tag` makes the
+/// binding of two rows with one function type distinct.
 template <auto Function, class Tag>
 struct Binding;
 
@@ -133,7 +137,8 @@ struct Binding<Function, Tag> {
   static PyObject* function(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* names) {
     return call(nullptr, args, count, names);
   }
-  static PyObject* method(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) {
+  static PyObject* method(PyObject* self, PyObject* const* args, Py_ssize_t count,
+                          PyObject* names) {
     return call(self, args, count, names);
   }
 
@@ -148,8 +153,8 @@ struct Binding<Function, Tag> {
   }
   template <size_t... I>
   static PyObject* apply_slots(PyObject* const* slots, std::index_sequence<I...>) {
-    return wrap_result(
-        Function(convert<std::decay_t<Args>>(ArgumentContext{signature, slots, static_cast<int>(I)})...));
+    return wrap_result(Function(
+        convert<std::decay_t<Args>>(ArgumentContext{signature, slots, static_cast<int>(I)})...));
   }
 };
 

@@ -9,7 +9,8 @@
 namespace bessemer::python {
 namespace {
 
-PyObject* tensor_backward(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) {
+PyObject* tensor_backward(PyObject* self, PyObject* const* args, Py_ssize_t count,
+                          PyObject* names) {
   return guarded([&]() -> PyObject* {
     if (count == 0 && !names) {
       backward(tensor_of(self));
@@ -27,7 +28,8 @@ PyObject* tensor_backward(PyObject* self, PyObject* const* args, Py_ssize_t coun
   });
 }
 
-PyObject* tensor_requires_grad(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) {
+PyObject* tensor_requires_grad(PyObject* self, PyObject* const* args, Py_ssize_t count,
+                               PyObject* names) {
   return guarded([&] {
     static const Signature signature = parse_signature("requires_grad_", "required=True");
     PyObject* slots[1];
@@ -48,7 +50,9 @@ int put_requires_grad(PyObject* self, PyObject* value, void*) {
     return 0;
   });
 }
-PyObject* get_is_leaf(PyObject* self, void*) { return PyBool_FromLong(!tensor_of(self).impl()->node); }
+PyObject* get_is_leaf(PyObject* self, void*) {
+  return PyBool_FromLong(!tensor_of(self).impl()->node);
+}
 
 PyObject* get_gradient(PyObject* self, void*) {
   return guarded([&] { return wrap(grad(tensor_of(self))); });
@@ -92,8 +96,9 @@ PyObject* grad_function(PyObject*, PyObject* const* args, Py_ssize_t count, PyOb
     const std::vector<Tensor> inputs = tensor_list(slots[1], "inputs");
     std::vector<Tensor> seeds;
     if (slots[2] != Py_None) seeds = tensor_list(slots[2], "grad_outputs");
-    const std::vector<Tensor> result = gradients(outputs, inputs, seeds, convert_flag({signature, slots, 3}),
-                                                 convert_flag({signature, slots, 4}));
+    const std::vector<Tensor> result =
+        gradients(outputs, inputs, seeds, convert_flag({signature, slots, 3}),
+                  convert_flag({signature, slots, 4}));
     Owned tuple = own(PyTuple_New(static_cast<Py_ssize_t>(result.size())));
     for (size_t i = 0; i < result.size(); ++i) {
       PyTuple_SET_ITEM(tuple.get(), i, own(wrap(result[i])).release());
@@ -116,7 +121,8 @@ PyObject* is_grad_mode(PyObject*, PyObject*) { return PyBool_FromLong(current_mo
 PyMethodDef functions[] = {
     {"grad", as_method(grad_function), METH_FASTCALL | METH_KEYWORDS,
      "grad(outputs, inputs, grad_outputs=None, retain_graph=False, create_graph=False)\n--\n\n"
-     "d(outputs)/d(inputs) as a tuple, None for inputs that do not matter; leaves are not touched."},
+     "d(outputs)/d(inputs) as a tuple, None for inputs that do not matter; leaves are not "
+     "touched."},
     {"_set_grad_mode", set_grad_mode, METH_O, nullptr},
     {"is_grad_enabled", is_grad_mode, METH_NOARGS,
      "is_grad_enabled()\n--\n\nWhether operations are recorded on this thread."},
@@ -128,15 +134,17 @@ void append_autograd_methods(std::vector<PyMethodDef>& table) {
   table.push_back({"backward", as_method(tensor_backward), METH_FASTCALL | METH_KEYWORDS,
                    "backward($self, gradient=None, retain_graph=False, create_graph=False)\n--\n\n"
                    "Adds d(self)/d(leaf) to the grad of every leaf it was computed from."});
-  table.push_back({"requires_grad_", as_method(tensor_requires_grad), METH_FASTCALL | METH_KEYWORDS,
-                   "requires_grad_($self, required=True)\n--\n\nAsks for a gradient; returns self."});
+  table.push_back(
+      {"requires_grad_", as_method(tensor_requires_grad), METH_FASTCALL | METH_KEYWORDS,
+       "requires_grad_($self, required=True)\n--\n\nAsks for a gradient; returns self."});
 }
 
 void append_autograd_properties(std::vector<PyGetSetDef>& table) {
   table.push_back({"requires_grad", get_requires_grad, put_requires_grad,
                    "Whether operations on it are recorded.", nullptr});
   table.push_back({"is_leaf", get_is_leaf, nullptr, "Whether nothing recorded made it.", nullptr});
-  table.push_back({"grad", get_gradient, put_gradient, "What backward() gathered, or None.", nullptr});
+  table.push_back(
+      {"grad", get_gradient, put_gradient, "What backward() gathered, or None.", nullptr});
 }
 
 bool add_autograd(PyObject* module) { return PyModule_AddFunctions(module, functions) == 0; }

@@ -47,13 +47,18 @@ enum : uint8_t { kInt = 0, kUInt = 1, kFloat = 2, kBfloat = 4, kBool = 6 };
 DLDataType type_of(Dtype dtype) {
   const auto bits = static_cast<uint8_t>(8 * dtype_size(dtype));
   switch (dtype) {
-    case Dtype::boolean: return {kBool, 8, 1};
-    case Dtype::u8: return {kUInt, 8, 1};
+    case Dtype::boolean:
+      return {kBool, 8, 1};
+    case Dtype::u8:
+      return {kUInt, 8, 1};
     case Dtype::i8:
     case Dtype::i32:
-    case Dtype::i64: return {kInt, bits, 1};
-    case Dtype::bf16: return {kBfloat, 16, 1};
-    default: return {kFloat, bits, 1};
+    case Dtype::i64:
+      return {kInt, bits, 1};
+    case Dtype::bf16:
+      return {kBfloat, 16, 1};
+    default:
+      return {kFloat, bits, 1};
   }
 }
 
@@ -84,8 +89,9 @@ Export<Managed>* make_export(const Tensor& tensor) {
     owned->shape[i] = tensor.shape()[i];
     owned->strides[i] = tensor.strides()[i];
   }
-  owned->managed.dl_tensor = {tensor.raw(),   {kCpu, 0},       tensor.ndim(), type_of(tensor.dtype()),
-                              owned->shape, owned->strides, 0};
+  owned->managed.dl_tensor = {
+      tensor.raw(),   {kCpu, 0}, tensor.ndim(), type_of(tensor.dtype()), owned->shape,
+      owned->strides, 0};
   owned->managed.manager_ctx = owned.get();
   owned->managed.deleter = [](Managed* self) {
     delete static_cast<Export<Managed>*>(self->manager_ctx);
@@ -109,9 +115,10 @@ PyObject* to_dlpack(PyObject* self, PyObject* const* args, Py_ssize_t count, PyO
     Owned rest;
     bind_arguments(signature, nullptr, args, count, names, slots, false, rest);
     Tensor tensor = tensor_of(self);
-    BESSEMER_CHECK(slots[2] == Py_None || (PyTuple_Check(slots[2]) && PyTuple_GET_SIZE(slots[2]) == 2 &&
-                                           integer_from(PyTuple_GET_ITEM(slots[2], 0), "dl_device") == kCpu),
-                   ValueError, "[__dlpack__] only CPU tensors are exported");
+    BESSEMER_CHECK(
+        slots[2] == Py_None || (PyTuple_Check(slots[2]) && PyTuple_GET_SIZE(slots[2]) == 2 &&
+                                integer_from(PyTuple_GET_ITEM(slots[2], 0), "dl_device") == kCpu),
+        ValueError, "[__dlpack__] only CPU tensors are exported");
     bool read_only = tensor.requires_grad() || tensor.impl()->storage->read_only;
     if (slots[3] == Py_True) {
       tensor = tensor_from(self);
@@ -127,11 +134,13 @@ PyObject* to_dlpack(PyObject* self, PyObject* const* args, Py_ssize_t count, PyO
         free_capsule<DLManagedTensorVersioned>(capsule, "dltensor_versioned");
       });
     }
-    BESSEMER_CHECK(!read_only, ValueError,
-                   "[__dlpack__] a tensor that requires a gradient is exported read-only, which needs "
-                   "DLPack 1: detach() or copy() it");
-    return PyCapsule_New(&make_export<DLManagedTensor>(tensor)->managed, "dltensor",
-                         [](PyObject* capsule) { free_capsule<DLManagedTensor>(capsule, "dltensor"); });
+    BESSEMER_CHECK(
+        !read_only, ValueError,
+        "[__dlpack__] a tensor that requires a gradient is exported read-only, which needs "
+        "DLPack 1: detach() or copy() it");
+    return PyCapsule_New(
+        &make_export<DLManagedTensor>(tensor)->managed, "dltensor",
+        [](PyObject* capsule) { free_capsule<DLManagedTensor>(capsule, "dltensor"); });
   });
 }
 
@@ -147,7 +156,8 @@ Tensor adopt(Managed* managed, bool read_only) {
   contiguous_strides(shape, strides);
   for (int i = 0; source.strides && i < source.ndim; ++i) strides[i] = source.strides[i];
   return Tensor::wrap(
-      static_cast<char*>(source.data) + source.byte_offset, dtype_of_dlpack(source.dtype), shape, strides,
+      static_cast<char*>(source.data) + source.byte_offset, dtype_of_dlpack(source.dtype), shape,
+      strides,
       [](void* context) {
         auto* done = static_cast<Managed*>(context);
         const PyGILState_STATE state = PyGILState_Ensure();
@@ -180,8 +190,8 @@ PyObject* from_dlpack(PyObject*, PyObject* object) {
     if (PyCapsule_IsValid(capsule.get(), "dltensor_versioned")) {
       auto* managed = static_cast<DLManagedTensorVersioned*>(
           PyCapsule_GetPointer(capsule.get(), "dltensor_versioned"));
-      BESSEMER_CHECK(managed->version.major == 1, ValueError, "[from_dlpack] unknown DLPack version ",
-                     managed->version.major);
+      BESSEMER_CHECK(managed->version.major == 1, ValueError,
+                     "[from_dlpack] unknown DLPack version ", managed->version.major);
       Tensor out = adopt(managed, managed->flags & kReadOnly);
       check_python(PyCapsule_SetName(capsule.get(), "used_dltensor_versioned") == 0);
       return wrap(std::move(out));

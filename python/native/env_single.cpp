@@ -24,9 +24,9 @@ struct Core {
   std::unique_ptr<Canvas> canvas;
   std::unique_ptr<Player> player;  // render_mode "human"
   bool closed_by_user = false;
-  Owned random;             // NumPy generator seeded as the last reset; null: not made yet
-  Owned seed;               // int, or None
-  bool show = false;        // draw after every reset and step (render_mode "human")
+  Owned random;       // NumPy generator seeded as the last reset; null: not made yet
+  Owned seed;         // int, or None
+  bool show = false;  // draw after every reset and step (render_mode "human")
 
   explicit Core(std::unique_ptr<EnvBatch> made)
       : batch(std::move(made)),
@@ -61,7 +61,8 @@ struct Core {
     const Canvas& picture = draw();
     const Spec& spec = batch->spec();
     if (!player) {
-      player = std::make_unique<Player>(spec.id, picture.width(), picture.height(), spec.render_fps);
+      player =
+          std::make_unique<Player>(spec.id, picture.width(), picture.height(), spec.render_fps);
     }
     player->show(picture);
     if (!player->next()) {
@@ -69,12 +70,13 @@ struct Core {
       closed_by_user = true;
     }
   }
-  bool has_info() const { return !mask.empty() || !components.empty() || !batch->spec().infos.empty(); }
+  bool has_info() const {
+    return !mask.empty() || !components.empty() || !batch->spec().infos.empty();
+  }
 };
 
 struct PyEnvCore {
-  PyObject_HEAD
-  Core* core;
+  PyObject_HEAD Core* core;
 };
 
 Core& core_of(PyObject* self) {
@@ -101,7 +103,8 @@ PyObject* make_info(Core& core, ObservationWriter::Arrays& infos) {
   if (!core.mask.empty()) {
     const npy_intp shape[] = {static_cast<npy_intp>(core.mask.size())};
     const Owned array = own(new_array(1, shape, NPY_INT8));
-    std::copy(core.mask.begin(), core.mask.end(), static_cast<uint8_t*>(PyArray_DATA(as_array(array.get()))));
+    std::copy(core.mask.begin(), core.mask.end(),
+              static_cast<uint8_t*>(PyArray_DATA(as_array(array.get()))));
     check_python(PyDict_SetItemString(info.get(), "action_mask", array.get()) == 0);
   }
   return info.release();
@@ -135,8 +138,9 @@ std::pair<Owned, Owned> observed(Core& core, Body&& body) {
 PyObject* env_step(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) {
   return guarded([&] {
     if (count != 1 || names) [[unlikely]] {
-      const bool keyword = count == 0 && names && PyTuple_GET_SIZE(names) == 1 &&
-                           PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, 0), "action") == 0;
+      const bool keyword =
+          count == 0 && names && PyTuple_GET_SIZE(names) == 1 &&
+          PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, 0), "action") == 0;
       BESSEMER_CHECK(keyword, TypeError, "step() takes one argument, the action");
     }
     Core& core = core_of(self);
@@ -158,7 +162,8 @@ PyObject* env_step(PyObject* self, PyObject* const* args, Py_ssize_t count, PyOb
         actions.data = &wide;
       } else {
         narrow = static_cast<int32_t>(wide);
-        BESSEMER_CHECK(narrow == wide, ValueError, "[step] the action ", wide, " is outside its space");
+        BESSEMER_CHECK(narrow == wide, ValueError, "[step] the action ", wide,
+                       " is outside its space");
         actions.data = &narrow;
       }
     } else {
@@ -172,7 +177,8 @@ PyObject* env_step(PyObject* self, PyObject* const* args, Py_ssize_t count, PyOb
     PyTuple_SET_ITEM(result.get(), 2, Py_NewRef(core.terminated ? Py_True : Py_False));
     PyTuple_SET_ITEM(result.get(), 3, Py_NewRef(core.truncated ? Py_True : Py_False));
     PyTuple_SET_ITEM(result.get(), 4, info.release());
-    if (core.show) [[unlikely]] core.present();
+    if (core.show) [[unlikely]]
+      core.present();
     return result.release();
   });
 }
@@ -190,8 +196,8 @@ PyObject* env_reset(PyObject* self, PyObject* const* args, Py_ssize_t count, PyO
     if (seeded) seed = seed_from(slots[0]);
     const Options options = options_from(slots[1], "reset options");
     auto [observation, info] = observed(core, [&] {
-      core.batch->reset(seeded ? std::span<const uint64_t>(&seed, 1) : std::span<const uint64_t>(), options,
-                        {}, core.out);
+      core.batch->reset(seeded ? std::span<const uint64_t>(&seed, 1) : std::span<const uint64_t>(),
+                        options, {}, core.out);
     });
     if (seeded) {
       core.seed.reset(Py_NewRef(slots[0]));
@@ -227,7 +233,8 @@ PyObject* env_picture(PyObject* self, PyObject*) {
     const npy_intp shape[] = {canvas.height(), canvas.width(), 3};
     Owned array = own(new_array(3, shape, NPY_UINT8));
     const auto pixels = canvas.pixels();
-    std::copy(pixels.begin(), pixels.end(), static_cast<uint8_t*>(PyArray_DATA(as_array(array.get()))));
+    std::copy(pixels.begin(), pixels.end(),
+              static_cast<uint8_t*>(PyArray_DATA(as_array(array.get()))));
     return array.release();
   });
 }
@@ -259,8 +266,8 @@ int put_show(PyObject* self, PyObject* value, void*) {
   });
 }
 
-/// The generator that Gymnasium's interface promises: seeded as the environment was. The simulator draws
-/// from its own copy of the same stream, so using this one does not disturb episodes.
+/// The generator that Gymnasium's interface promises: seeded as the environment was. The simulator
+/// draws from its own copy of the same stream, so using this one does not disturb episodes.
 PyObject* get_random(PyObject* self, void*) {
   return guarded([&]() -> PyObject* {
     Core& core = core_of(self);
@@ -292,8 +299,8 @@ int env_init(PyObject* self, PyObject* args, PyObject* keywords) {
     static const char* names[] = {"id", "options", "max_episode_steps", "check_actions", nullptr};
     PyObject *id, *options = Py_None, *limit = Py_None;
     int check = 1;
-    check_python(PyArg_ParseTupleAndKeywords(args, keywords, "O|OOp", const_cast<char**>(names), &id, &options,
-                                             &limit, &check));
+    check_python(PyArg_ParseTupleAndKeywords(args, keywords, "O|OOp", const_cast<char**>(names),
+                                             &id, &options, &limit, &check));
     BatchOptions settings;
     settings.options = options_from(options, "option");
     settings.autoreset = Autoreset::disabled;
@@ -323,10 +330,12 @@ void env_free(PyObject* self) {
 
 PyMethodDef methods[] = {
     {"step", as_method(env_step), METH_FASTCALL | METH_KEYWORDS,
-     "step($self, action)\n--\n\n(observation, reward, terminated, truncated, info), all fresh objects."},
+     "step($self, action)\n--\n\n(observation, reward, terminated, truncated, info), all fresh "
+     "objects."},
     {"reset", as_method(env_reset), METH_FASTCALL | METH_KEYWORDS,
      "reset($self, *, seed=None, options=None)\n--\n\nStarts an episode: (observation, info)."},
-    {"save", env_save, METH_NOARGS, "save($self)\n--\n\nThe whole state, generator included, as bytes."},
+    {"save", env_save, METH_NOARGS,
+     "save($self)\n--\n\nThe whole state, generator included, as bytes."},
     {"load", env_load, METH_O,
      "load($self, state)\n--\n\nTakes up a saved state; returns its observation."},
     {"close", env_close, METH_NOARGS, "close($self)\n--\n\nCloses the window, if one is open."},
@@ -334,12 +343,11 @@ PyMethodDef methods[] = {
     {"_present", env_present, METH_NOARGS, nullptr},
     {nullptr, nullptr, 0, nullptr}};
 
-PyGetSetDef properties[] = {
-    {"_spec", env_spec_dictionary, nullptr, nullptr, nullptr},
-    {"_show_always", get_show, put_show, nullptr, nullptr},
-    {"_np_random", get_random, put_random, nullptr, nullptr},
-    {"_np_random_seed", get_random_seed, put_random_seed, nullptr, nullptr},
-    {nullptr, nullptr, nullptr, nullptr, nullptr}};
+PyGetSetDef properties[] = {{"_spec", env_spec_dictionary, nullptr, nullptr, nullptr},
+                            {"_show_always", get_show, put_show, nullptr, nullptr},
+                            {"_np_random", get_random, put_random, nullptr, nullptr},
+                            {"_np_random_seed", get_random_seed, put_random_seed, nullptr, nullptr},
+                            {nullptr, nullptr, nullptr, nullptr, nullptr}};
 
 PyTypeObject env_type = {PyVarObject_HEAD_INIT(nullptr, 0)};
 
@@ -359,7 +367,8 @@ PyObject* describe(PyObject*, PyObject* id) {
 
 PyMethodDef functions[] = {
     {"env_ids", list_ids, METH_NOARGS, "env_ids()\n--\n\nIds of all environments, sorted."},
-    {"env_spec", describe, METH_O, "env_spec(id)\n--\n\nWhat an environment says of itself, as a dict."},
+    {"env_spec", describe, METH_O,
+     "env_spec(id)\n--\n\nWhat an environment says of itself, as a dict."},
     {nullptr, nullptr, 0, nullptr}};
 
 }  // namespace

@@ -60,7 +60,8 @@ PyObject* option_dictionary(const Option& option) {
 }
 
 std::string option_text(PyObject* value, const char* what) {
-  if (PyBool_Check(value) || PyArray_IsScalar(value, Bool)) return PyObject_IsTrue(value) ? "true" : "false";
+  if (PyBool_Check(value) || PyArray_IsScalar(value, Bool))
+    return PyObject_IsTrue(value) ? "true" : "false";
   if (PyUnicode_Check(value)) return text_of(value, what);
   if (PyLong_Check(value) || PyArray_IsScalar(value, Integer)) {
     return text_of(own(PyObject_Str(own(PyNumber_Index(value)).get())).get(), what);
@@ -92,7 +93,8 @@ PyObject* spec_dictionary(const Spec& spec) {
   put(out.get(), "rows", PyLong_FromLong(spec.rows));
   put(out.get(), "max_episode_steps", PyLong_FromLongLong(spec.max_episode_steps));
   put(out.get(), "reward_threshold",
-      std::isnan(spec.reward_threshold) ? Py_NewRef(Py_None) : PyFloat_FromDouble(spec.reward_threshold));
+      std::isnan(spec.reward_threshold) ? Py_NewRef(Py_None)
+                                        : PyFloat_FromDouble(spec.reward_threshold));
   put(out.get(), "render_fps", PyFloat_FromDouble(spec.render_fps));
   put(out.get(), "render_width", PyLong_FromLong(spec.render_width));
   put(out.get(), "render_height", PyLong_FromLong(spec.render_height));
@@ -117,8 +119,9 @@ Options options_from(PyObject* mapping, const char* what) {
 }
 
 uint64_t seed_from(PyObject* object) {
-  BESSEMER_CHECK((PyLong_Check(object) && !PyBool_Check(object)) || PyArray_IsScalar(object, Integer),
-                 TypeError, "a seed is an int, got ", Py_TYPE(object)->tp_name);
+  BESSEMER_CHECK(
+      (PyLong_Check(object) && !PyBool_Check(object)) || PyArray_IsScalar(object, Integer),
+      TypeError, "a seed is an int, got ", Py_TYPE(object)->tp_name);
   const Owned whole = own(PyNumber_Index(object));
   const unsigned long long seed = PyLong_AsUnsignedLongLong(whole.get());
   if (seed == static_cast<unsigned long long>(-1) && PyErr_Occurred()) {
@@ -129,7 +132,8 @@ uint64_t seed_from(PyObject* object) {
   return seed;
 }
 
-// --- actions ---------------------------------------------------------------------------------------
+// --- actions
+// ---------------------------------------------------------------------------------------
 
 ActionReader::ActionReader(const Channel& channel, int64_t rows) : channel_(&channel), rows_(rows) {
   if (channel.ragged) return;
@@ -166,8 +170,8 @@ Actions ActionReader::read(PyObject* action) {
       BESSEMER_CHECK(!PyUnicode_Check(action), TypeError, "[step] expected ", rows_,
                      " texts, got one str");
       const Owned items = own(PySequence_Fast(action, "[step] expected a sequence of str"));
-      BESSEMER_CHECK(PySequence_Fast_GET_SIZE(items.get()) == rows_, ValueError, "[step] expected ", rows_,
-                     " texts, got ", PySequence_Fast_GET_SIZE(items.get()));
+      BESSEMER_CHECK(PySequence_Fast_GET_SIZE(items.get()) == rows_, ValueError, "[step] expected ",
+                     rows_, " texts, got ", PySequence_Fast_GET_SIZE(items.get()));
       for (int64_t i = 0; i < rows_; ++i) {
         text_.push(text_of(PySequence_Fast_GET_ITEM(items.get(), i), "[step] an action"));
       }
@@ -189,11 +193,13 @@ Actions ActionReader::read(PyObject* action) {
   const int given = PyArray_TYPE(array);
   if (given != type_) {
     const bool integral = channel_->kind != SpaceKind::box;
-    const bool fits = PyTypeNum_ISINTEGER(given) || (integral ? given == NPY_BOOL : PyTypeNum_ISFLOAT(given));
-    BESSEMER_CHECK(fits, TypeError, "[step] actions are ",
-                   text_of(own(PyObject_Str(reinterpret_cast<PyObject*>(PyArray_DESCR(array)))).get(),
-                           "dtype"),
-                   ", expected ", dtype_name(channel_->dtype));
+    const bool fits =
+        PyTypeNum_ISINTEGER(given) || (integral ? given == NPY_BOOL : PyTypeNum_ISFLOAT(given));
+    BESSEMER_CHECK(
+        fits, TypeError, "[step] actions are ",
+        text_of(own(PyObject_Str(reinterpret_cast<PyObject*>(PyArray_DESCR(array)))).get(),
+                "dtype"),
+        ", expected ", dtype_name(channel_->dtype));
   }
   bool same = PyArray_NDIM(array) == ndim_;
   for (int i = 0; same && i < ndim_; ++i) same = PyArray_DIM(array, i) == shape_[i];
@@ -209,7 +215,8 @@ Actions ActionReader::read(PyObject* action) {
   return {PyArray_DATA(as_array(held_.get())), nullptr};
 }
 
-// --- observations ----------------------------------------------------------------------------------
+// --- observations
+// ----------------------------------------------------------------------------------
 
 namespace {
 int channel_shape(const Channel& channel, int64_t rows, npy_intp* shape) {
@@ -222,8 +229,8 @@ int channel_shape(const Channel& channel, int64_t rows, npy_intp* shape) {
 /// Puts `value` into nested dictionaries along the dots of `name`.
 void put_dotted(PyObject* dictionary, std::string_view name, PyObject* value) {
   const size_t dot = name.find('.');
-  const Owned key = own(PyUnicode_FromStringAndSize(name.data(), static_cast<Py_ssize_t>(
-                                                                     dot == name.npos ? name.size() : dot)));
+  const Owned key = own(PyUnicode_FromStringAndSize(
+      name.data(), static_cast<Py_ssize_t>(dot == name.npos ? name.size() : dot)));
   if (dot == std::string_view::npos) {
     check_python(PyDict_SetItem(dictionary, key.get(), value) == 0);
     return;
@@ -242,8 +249,8 @@ ObservationWriter::ObservationWriter(const std::vector<Channel>& channels, int64
     : channels_(&channels), rows_(rows) {
   for (const Channel& channel : channels) {
     has_ragged_ |= channel.ragged;
-    BESSEMER_CHECK(channel.ragged || numpy_type(channel.dtype) >= 0, TypeError, "[env] observations of ",
-                   dtype_name(channel.dtype), " do not exist in NumPy");
+    BESSEMER_CHECK(channel.ragged || numpy_type(channel.dtype) >= 0, TypeError,
+                   "[env] observations of ", dtype_name(channel.dtype), " do not exist in NumPy");
   }
   single_array_ = channels.size() == 1 && !has_ragged_ && (rows >= 0 || !channels[0].shape.empty());
   if (single_array_) {
@@ -284,7 +291,8 @@ PyObject* ObservationWriter::value(const Arrays& arrays, size_t c) const {
     const Ragged& text = arrays.text[c];
     if (rows_ < 0) return decode(text.row(0));
     Owned tuple = own(PyTuple_New(text.rows()));
-    for (int64_t i = 0; i < text.rows(); ++i) PyTuple_SET_ITEM(tuple.get(), i, own(decode(text.row(i))).release());
+    for (int64_t i = 0; i < text.rows(); ++i)
+      PyTuple_SET_ITEM(tuple.get(), i, own(decode(text.row(i))).release());
     return tuple.release();
   }
   PyObject* array = arrays.arrays[c].get();
@@ -298,7 +306,8 @@ PyObject* ObservationWriter::value(const Arrays& arrays, size_t c) const {
 PyObject* ObservationWriter::combine(std::vector<Owned> values) const {
   if (values.size() == 1) return values[0].release();
   Owned out = own(PyDict_New());
-  for (size_t c = 0; c < values.size(); ++c) put_dotted(out.get(), (*channels_)[c].name, values[c].get());
+  for (size_t c = 0; c < values.size(); ++c)
+    put_dotted(out.get(), (*channels_)[c].name, values[c].get());
   return out.release();
 }
 
@@ -313,7 +322,8 @@ PyObject* ObservationWriter::row(const Arrays& arrays, int64_t i) const {
   for (size_t c = 0; c < channels_->size(); ++c) {
     if ((*channels_)[c].ragged) {
       const std::string_view bytes = arrays.text[c].row(i);
-      values.push_back(own(PyUnicode_DecodeUTF8(bytes.data(), static_cast<Py_ssize_t>(bytes.size()), "replace")));
+      values.push_back(own(
+          PyUnicode_DecodeUTF8(bytes.data(), static_cast<Py_ssize_t>(bytes.size()), "replace")));
       continue;
     }
     const Owned view = own(PySequence_GetItem(arrays.arrays[c].get(), i));

@@ -1,5 +1,5 @@
-// What both environment types share: Specs as dictionaries, actions from Python objects, observations
-// as NumPy arrays.
+// What both environment types share: Specs as dictionaries, actions from Python objects,
+// observations as NumPy arrays.
 #pragma once
 
 #include <string>
@@ -52,12 +52,12 @@ class ObservationWriter {
 
   /// One observation's arrays, before they are put together.
   struct Arrays {
-    std::vector<Owned> arrays;     // null for ragged channels
-    std::vector<Ragged> text;      // one a channel, used by ragged ones
+    std::vector<Owned> arrays;  // null for ragged channels
+    std::vector<Ragged> text;   // one a channel, used by ragged ones
     std::vector<void*> pointers;
     std::vector<Ragged*> ragged;
   };
-  void prepare(Arrays& out) const;           // new arrays (uninitialised)
+  void prepare(Arrays& out) const;               // new arrays (uninitialised)
   PyObject* finish(const Arrays& arrays) const;  // new reference
   bool single_array() const { return single_array_; }
   /// A new array of the only channel; its elements' address in `data`.

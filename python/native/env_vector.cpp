@@ -40,16 +40,16 @@ struct Core {
   ObservationWriter writer;
   bool copy, statistics;
   StepBuffers out;
-  Results kept;                              // copy=False: what every step returns
-  ObservationWriter::Arrays final_obs;       // dense, same_step only
-  Owned final_value;                         // the same as a Python value
+  Results kept;                         // copy=False: what every step returns
+  ObservationWriter::Arrays final_obs;  // dense, same_step only
+  Owned final_value;                    // the same as a Python value
   std::vector<float> reward, episode_return;
   std::vector<int64_t> episode_length;
-  std::vector<uint8_t> fault, ended;         // `ended`: the last step ended the row's episode
-  std::vector<double> started;               // clock at the start of each row's episode
+  std::vector<uint8_t> fault, ended;  // `ended`: the last step ended the row's episode
+  std::vector<double> started;        // clock at the start of each row's episode
   std::vector<std::vector<float>> components;
   std::vector<int64_t> ids;
-  int64_t choices = 0;                       // of the action mask
+  int64_t choices = 0;  // of the action mask
   std::unique_ptr<Canvas> canvas;
 
   Core(std::shared_ptr<ThreadPool> threads, std::unique_ptr<EnvBatch> made, bool fresh, bool stats)
@@ -103,8 +103,7 @@ struct Core {
 };
 
 struct PyVectorCore {
-  PyObject_HEAD
-  Core* core;
+  PyObject_HEAD Core* core;
 };
 
 Core& core_of(PyObject* self) {
@@ -176,7 +175,8 @@ struct RowInfos {
     for (size_t c = 0; c < channels.size(); ++c) add_one(spec.infos[c].name, channels[c]);
     for (size_t c = 0; c < core.components.size(); ++c) {
       const Owned array = vector_array(rows, NPY_FLOAT32, false);
-      std::memcpy(data_of<float>(array), core.components[c].data(), static_cast<size_t>(rows) * sizeof(float));
+      std::memcpy(data_of<float>(array), core.components[c].data(),
+                  static_cast<size_t>(rows) * sizeof(float));
       add_one(spec.rewards[c].name, array);
     }
     if (mask) add_one("action_mask", mask);
@@ -197,11 +197,13 @@ bool any_set(const uint8_t* flags, int64_t count) {
 }
 
 /// What only rows that ended or failed in this step have, as Gymnasium's wrappers lay it out.
-void add_endings(Core& core, const uint8_t* ended, int64_t rows, const int64_t* ids, PyObject* infos) {
+void add_endings(Core& core, const uint8_t* ended, int64_t rows, const int64_t* ids,
+                 PyObject* infos) {
   Owned mask = vector_array(rows, NPY_BOOL, false);
   std::memcpy(data_of<uint8_t>(mask), ended, static_cast<size_t>(rows));
   if (core.statistics) {
-    const Owned returns = vector_array(rows, NPY_FLOAT64, true), lengths = vector_array(rows, NPY_INT64, true),
+    const Owned returns = vector_array(rows, NPY_FLOAT64, true),
+                lengths = vector_array(rows, NPY_INT64, true),
                 times = vector_array(rows, NPY_FLOAT64, true);
     const double now = clock_seconds();
     for (int64_t i = 0; i < rows; ++i) {
@@ -240,11 +242,13 @@ void add_endings(Core& core, const uint8_t* ended, int64_t rows, const int64_t* 
 }
 
 void add_faults(Core& core, int64_t rows, const int64_t* ids, PyObject* infos) {
-  const Owned reasons = vector_array(rows, NPY_OBJECT, true), mask = vector_array(rows, NPY_BOOL, false);
+  const Owned reasons = vector_array(rows, NPY_OBJECT, true),
+              mask = vector_array(rows, NPY_BOOL, false);
   for (int64_t i = 0; i < rows; ++i) {
     data_of<uint8_t>(mask)[i] = core.fault[i] != 0;
-    Owned reason(core.fault[i] ? own(PyUnicode_FromString(core.batch->fault_reason(ids ? ids[i] : i).c_str()))
-                               : Owned(Py_NewRef(Py_None)));
+    Owned reason(core.fault[i]
+                     ? own(PyUnicode_FromString(core.batch->fault_reason(ids ? ids[i] : i).c_str()))
+                     : Owned(Py_NewRef(Py_None)));
     Py_XSETREF(data_of<PyObject*>(reasons)[i], reason.release());
   }
   put(infos, "fault", reasons);
@@ -261,7 +265,8 @@ PyObject* finish_step(Core& core, const Results& results, int64_t rows, const in
   for (int64_t i = 0; i < rows; ++i) core.ended[i] = terminated[i] | truncated[i];
   Owned infos = own(PyDict_New());
   row_infos.add(core, rows, infos.get());
-  if (any_set(core.ended.data(), rows)) add_endings(core, core.ended.data(), rows, ids, infos.get());
+  if (any_set(core.ended.data(), rows))
+    add_endings(core, core.ended.data(), rows, ids, infos.get());
   if (any_set(core.fault.data(), rows)) add_faults(core, rows, ids, infos.get());
   Owned observation = own(core.writer.finish(results.obs));
   Owned tuple = own(PyTuple_New(5));
@@ -283,8 +288,9 @@ void point_at(Core& core, const Results& results) {
 PyObject* vector_step(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) {
   return guarded([&] {
     if (count != 1 || names) [[unlikely]] {
-      const bool keyword = count == 0 && names && PyTuple_GET_SIZE(names) == 1 &&
-                           PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, 0), "actions") == 0;
+      const bool keyword =
+          count == 0 && names && PyTuple_GET_SIZE(names) == 1 &&
+          PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, 0), "actions") == 0;
       BESSEMER_CHECK(keyword, TypeError, "step() takes one argument, the actions");
     }
     Core& core = core_of(self);
@@ -356,7 +362,8 @@ PyObject* vector_recv(PyObject* self, PyObject* const* args, Py_ssize_t count, P
     const Owned ids = vector_array(got, NPY_INT64, false);
     std::copy_n(core.ids.begin(), got, data_of<int64_t>(ids));
     Owned tuple = own(PyTuple_New(6));
-    for (int i = 0; i < 5; ++i) PyTuple_SET_ITEM(tuple.get(), i, Py_NewRef(PyTuple_GET_ITEM(step.get(), i)));
+    for (int i = 0; i < 5; ++i)
+      PyTuple_SET_ITEM(tuple.get(), i, Py_NewRef(PyTuple_GET_ITEM(step.get(), i)));
     PyTuple_SET_ITEM(tuple.get(), 5, Py_NewRef(ids.get()));
     return tuple.release();
   });
@@ -378,8 +385,9 @@ std::vector<uint64_t> seeds_from(PyObject* object, int64_t envs) {
   BESSEMER_CHECK(count == envs, ValueError, "seed: ", count, " seeds for ", envs, " environments");
   for (Py_ssize_t i = 0; i < count; ++i) {
     PyObject* item = PySequence_Fast_GET_ITEM(items.get(), i);
-    BESSEMER_CHECK(item != Py_None, ValueError,
-                   "seed: some environments have a seed and some have none; pass reset_mask instead");
+    BESSEMER_CHECK(
+        item != Py_None, ValueError,
+        "seed: some environments have a seed and some have none; pass reset_mask instead");
     seeds.push_back(seed_from(item));
   }
   return seeds;
@@ -402,11 +410,13 @@ PyObject* vector_reset(PyObject* self, PyObject* const* args, Py_ssize_t count, 
       if (given) {
         BESSEMER_CHECK(PyArray_Check(given) && PyArray_TYPE(as_array(given)) == NPY_BOOL, TypeError,
                        "options['reset_mask'] is a NumPy array of bool");
-        BESSEMER_CHECK(PyArray_NDIM(as_array(given)) == 1 && PyArray_DIM(as_array(given), 0) == envs,
-                       ValueError, "options['reset_mask'] has another shape than (", envs, ",)");
+        BESSEMER_CHECK(
+            PyArray_NDIM(as_array(given)) == 1 && PyArray_DIM(as_array(given), 0) == envs,
+            ValueError, "options['reset_mask'] has another shape than (", envs, ",)");
         const Owned dense = own(PyArray_FROM_OTF(given, NPY_BOOL, NPY_ARRAY_CARRAY_RO));
         mask.assign(data_of<uint8_t>(dense), data_of<uint8_t>(dense) + envs);
-        BESSEMER_CHECK(any_set(mask.data(), envs), ValueError, "options['reset_mask'] selects no environment");
+        BESSEMER_CHECK(any_set(mask.data(), envs), ValueError,
+                       "options['reset_mask'] selects no environment");
         options = own(PyDict_Copy(slots[1]));
         check_python(PyDict_DelItemString(options.get(), "reset_mask") == 0);
         if (!seeds.empty()) {
@@ -435,7 +445,8 @@ PyObject* vector_reset(PyObject* self, PyObject* const* args, Py_ssize_t count, 
     }
     Owned dictionary = own(PyDict_New());
     infos.add(core, core.rows, dictionary.get());
-    if (any_set(core.fault.data(), core.rows)) add_faults(core, core.rows, nullptr, dictionary.get());
+    if (any_set(core.fault.data(), core.rows))
+      add_faults(core, core.rows, nullptr, dictionary.get());
     const Owned observation = own(core.writer.finish(results.obs));
     return PyTuple_Pack(2, observation.get(), dictionary.get());
   });
@@ -447,7 +458,8 @@ PyObject* vector_save(PyObject* self, PyObject*) {
     Owned list = own(PyList_New(0));
     for (int64_t i = 0; i < core.batch->num_envs(); ++i) {
       const std::string state = core.batch->save(i);
-      const Owned bytes = own(PyBytes_FromStringAndSize(state.data(), static_cast<Py_ssize_t>(state.size())));
+      const Owned bytes =
+          own(PyBytes_FromStringAndSize(state.data(), static_cast<Py_ssize_t>(state.size())));
       check_python(PyList_Append(list.get(), bytes.get()) == 0);
     }
     return list.release();
@@ -458,9 +470,9 @@ PyObject* vector_load(PyObject* self, PyObject* states) {
   return guarded([&] {
     Core& core = core_of(self);
     const Owned items = own(PySequence_Fast(states, "load() takes the list of save()"));
-    BESSEMER_CHECK(PySequence_Fast_GET_SIZE(items.get()) == core.batch->num_envs(), ValueError, "load(): ",
-                   PySequence_Fast_GET_SIZE(items.get()), " states for ", core.batch->num_envs(),
-                   " environments");
+    BESSEMER_CHECK(PySequence_Fast_GET_SIZE(items.get()) == core.batch->num_envs(), ValueError,
+                   "load(): ", PySequence_Fast_GET_SIZE(items.get()), " states for ",
+                   core.batch->num_envs(), " environments");
     for (int64_t i = 0; i < core.batch->num_envs(); ++i) {
       PyObject* state = PySequence_Fast_GET_ITEM(items.get(), i);
       BESSEMER_CHECK(PyBytes_Check(state), TypeError, "load() takes the list of save(), got a ",
@@ -506,14 +518,16 @@ PyObject* get_spec(PyObject* self, void*) {
 
 int vector_init(PyObject* self, PyObject* args, PyObject* keywords) {
   return guarded_int([&] {
-    static const char* names[] = {"id",   "num_envs",  "threads",    "autoreset",     "copy",
-                                  "options", "max_episode_steps", "statistics", "check_actions", nullptr};
+    static const char* names[] = {
+        "id",      "num_envs",          "threads",    "autoreset",     "copy",
+        "options", "max_episode_steps", "statistics", "check_actions", nullptr};
     PyObject *id, *num_envs, *autoreset, *options = Py_None, *limit = Py_None;
     int threads = 1, copy = 1, statistics = 1, check = 1;
-    check_python(PyArg_ParseTupleAndKeywords(args, keywords, "OOiO|pOOpp", const_cast<char**>(names), &id,
-                                             &num_envs, &threads, &autoreset, &copy, &options, &limit,
-                                             &statistics, &check));
-    BESSEMER_CHECK(threads >= 0, ValueError, "threads is ", threads, ", expected 0 (all cores) or more");
+    check_python(PyArg_ParseTupleAndKeywords(
+        args, keywords, "OOiO|pOOpp", const_cast<char**>(names), &id, &num_envs, &threads,
+        &autoreset, &copy, &options, &limit, &statistics, &check));
+    BESSEMER_CHECK(threads >= 0, ValueError, "threads is ", threads,
+                   ", expected 0 (all cores) or more");
     BatchOptions settings;
     settings.num_envs = integer_from(num_envs, "num_envs");
     settings.options = options_from(options, "option");
@@ -527,13 +541,14 @@ int vector_init(PyObject* self, PyObject* args, PyObject* keywords) {
       settings.autoreset = static_cast<Autoreset>(i);
       known = true;
     }
-    BESSEMER_CHECK(known, ValueError, "unknown autoreset_mode '", mode, "'", did_you_mean(mode, modes));
+    BESSEMER_CHECK(known, ValueError, "unknown autoreset_mode '", mode, "'",
+                   did_you_mean(mode, modes));
     std::shared_ptr<ThreadPool> pool;
     if (threads == 0) threads = core_count();
     if (threads > 1) pool = shared_pool(threads);
     settings.pool = pool.get();
-    auto core = std::make_unique<Core>(pool, make_batch(text_of(id, "environment id"), settings), copy,
-                                       statistics);
+    auto core = std::make_unique<Core>(pool, make_batch(text_of(id, "environment id"), settings),
+                                       copy, statistics);
     auto* object = reinterpret_cast<PyVectorCore*>(self);
     delete object->core;
     object->core = core.release();
@@ -562,15 +577,18 @@ PyMethodDef methods[] = {
     {"recv", as_method(vector_recv), METH_FASTCALL | METH_KEYWORDS,
      "recv($self, at_least=None)\n--\n\n"
      "Results of sent environments: what step returns for them, and their ids."},
-    {"save", vector_save, METH_NOARGS, "save($self)\n--\n\nThe state of every environment, as bytes."},
-    {"load", vector_load, METH_O, "load($self, states)\n--\n\nTakes up saved states; returns observations."},
+    {"save", vector_save, METH_NOARGS,
+     "save($self)\n--\n\nThe state of every environment, as bytes."},
+    {"load", vector_load, METH_O,
+     "load($self, states)\n--\n\nTakes up saved states; returns observations."},
     {"_picture", vector_picture, METH_O, nullptr},
     {nullptr, nullptr, 0, nullptr}};
 
 PyGetSetDef properties[] = {
     {"_spec", get_spec, nullptr, nullptr, nullptr},
     {"final_obs", get_final_obs, nullptr,
-     "Last observations of the rows that ended most recently, dense (same_step only, else None).", nullptr},
+     "Last observations of the rows that ended most recently, dense (same_step only, else None).",
+     nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr}};
 
 PyTypeObject vector_type = {PyVarObject_HEAD_INIT(nullptr, 0)};
@@ -587,7 +605,8 @@ bool add_vector_environment(PyObject* module) {
   vector_type.tp_methods = methods;
   vector_type.tp_getset = properties;
   return PyType_Ready(&vector_type) == 0 &&
-         PyModule_AddObjectRef(module, "VectorEnvCore", reinterpret_cast<PyObject*>(&vector_type)) == 0;
+         PyModule_AddObjectRef(module, "VectorEnvCore",
+                               reinterpret_cast<PyObject*>(&vector_type)) == 0;
 }
 
 }  // namespace bessemer::python

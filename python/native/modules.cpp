@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "autograd/engine.h"
 #include "autograd/nn/module.h"
 #include "autograd/nn/optim.h"
 #include "python/native/arguments.h"
@@ -60,14 +61,13 @@ std::unique_ptr<Module> trainable(std::unique_ptr<Module> module) {
 
 template <class Module>
 py::class_<Module> bind_module(py::module_& m, const char* name) {
-  return py::class_<Module>(m, name)
-      .def("named_parameters", [](const Module& self) {
-        py::list out;
-        for (auto& [path, tensor] : self.named_parameters()) {
-          out.append(py::make_tuple(path, py::reinterpret_steal<py::object>(wrap(tensor))));
-        }
-        return out;
-      });
+  return py::class_<Module>(m, name).def("named_parameters", [](const Module& self) {
+    py::list out;
+    for (auto& [path, tensor] : self.named_parameters()) {
+      out.append(py::make_tuple(path, py::reinterpret_steal<py::object>(wrap(tensor))));
+    }
+    return out;
+  });
 }
 
 }  // namespace
@@ -75,31 +75,43 @@ py::class_<Module> bind_module(py::module_& m, const char* name) {
 void bind_modules(py::module_& m) {
   using namespace nn;
   py::class_<Init>(m, "Init", "Numbers for initialisation: the n-th draw follows from seed and n.")
-      .def(py::init([](uint64_t seed) { return Init{seed, 0}; }), py::arg("seed") = 0)
+      .def(py::init([](uint64_t seed) {
+             return Init{seed, 0};
+           }),
+           py::arg("seed") = 0)
       .def_readonly("seed", &Init::seed)
       .def_readonly("next", &Init::next)
-      .def("normal", [](Init& self, py::handle shape, double std) { return self.normal(shape_from(shape), std); },
-           py::arg("shape"), py::arg("std") = 1.0)
-      .def("uniform",
-           [](Init& self, py::handle shape, double low, double high) {
-             return self.uniform(shape_from(shape), low, high);
-           },
-           py::arg("shape"), py::arg("low") = 0.0, py::arg("high") = 1.0)
-      .def("orthogonal",
-           [](Init& self, py::handle shape, double gain) { return self.orthogonal(shape_from(shape), gain); },
-           py::arg("shape"), py::arg("gain") = 1.0);
+      .def(
+          "normal",
+          [](Init& self, py::handle shape, double std) {
+            return self.normal(shape_from(shape), std);
+          },
+          py::arg("shape"), py::arg("std") = 1.0)
+      .def(
+          "uniform",
+          [](Init& self, py::handle shape, double low, double high) {
+            return self.uniform(shape_from(shape), low, high);
+          },
+          py::arg("shape"), py::arg("low") = 0.0, py::arg("high") = 1.0)
+      .def(
+          "orthogonal",
+          [](Init& self, py::handle shape, double gain) {
+            return self.orthogonal(shape_from(shape), gain);
+          },
+          py::arg("shape"), py::arg("gain") = 1.0);
 
   bind_module<Linear>(m, "_Linear")
       .def(py::init([](int64_t in, int64_t out, Init& init, double gain, py::handle activation) {
-        return trainable(std::make_unique<Linear>(in, out, init, gain, activation_from(activation)));
+        return trainable(
+            std::make_unique<Linear>(in, out, init, gain, activation_from(activation)));
       }))
       .def_readwrite("weight", &Linear::weight)
       .def_readwrite("bias", &Linear::bias)
       .def("forward", [](const Linear& self, py::handle x) { return self(input_of(x)); });
 
   bind_module<Conv2d>(m, "_Conv2d")
-      .def(py::init([](int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t padding, Init& init,
-                       double gain) {
+      .def(py::init([](int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t padding,
+                       Init& init, double gain) {
         return trainable(std::make_unique<Conv2d>(in, out, kernel, stride, padding, init, gain));
       }))
       .def_readwrite("weight", &Conv2d::weight)
@@ -114,20 +126,24 @@ void bind_modules(py::module_& m) {
       .def_readwrite("weight_hh", &GruCell::weight_hh)
       .def_readwrite("bias_ih", &GruCell::bias_ih)
       .def_readwrite("bias_hh", &GruCell::bias_hh)
-      .def("forward", [](const GruCell& self, py::handle x, py::handle h) { return self(input_of(x), input_of(h)); });
+      .def("forward", [](const GruCell& self, py::handle x, py::handle h) {
+        return self(input_of(x), input_of(h));
+      });
 
   bind_module<Mlp>(m, "_Mlp")
-      .def(py::init([](int64_t in, const std::vector<int64_t>& hidden, int64_t out, py::handle activation,
-                       Init& init, bool orthogonal, double out_gain) {
-        return trainable(
-            std::make_unique<Mlp>(in, hidden, out, activation_from(activation), init, orthogonal, out_gain));
+      .def(py::init([](int64_t in, const std::vector<int64_t>& hidden, int64_t out,
+                       py::handle activation, Init& init, bool orthogonal, double out_gain) {
+        return trainable(std::make_unique<Mlp>(in, hidden, out, activation_from(activation), init,
+                                               orthogonal, out_gain));
       }))
       .def("forward", [](const Mlp& self, py::handle x) { return self(input_of(x)); });
 
   py::class_<Adam>(m, "_Adam")
-      .def(py::init([](const py::iterable& parameters, double beta1, double beta2, double eps, double decay) {
-        return std::make_unique<Adam>(parameters_from(parameters), AdamOptions{beta1, beta2, eps, decay});
-      }))
+      .def(py::init(
+          [](const py::iterable& parameters, double beta1, double beta2, double eps, double decay) {
+            return std::make_unique<Adam>(parameters_from(parameters),
+                                          AdamOptions{beta1, beta2, eps, decay});
+          }))
       .def("step", [](Adam& self, double lr) { self.step(lr); })
       .def("zero_grad", [](Adam& self) { zero_grad(self.parameters()); })
       .def_property("steps", &Adam::steps, &Adam::set_steps)

@@ -1,5 +1,5 @@
-// What the files of the native module share: the Python object of a tensor, and how C++ failures become
-// Python exceptions. Hot paths are raw CPython calls; pybind11 binds what is called rarely.
+// What the files of the native module share: the Python object of a tensor, and how C++ failures
+// become Python exceptions. Hot paths are raw CPython calls; pybind11 binds what is called rarely.
 #pragma once
 
 #define PY_SSIZE_T_CLEAN
@@ -14,8 +14,7 @@ namespace bessemer::python {
 
 /// A tensor as Python sees it. Several objects may stand for one tensor; `hash` is the tensor's.
 struct PyTensor {
-  PyObject_HEAD
-  Tensor tensor;
+  PyObject_HEAD Tensor tensor;
   PyObject* weak_references;
 };
 extern PyTypeObject tensor_type;
@@ -76,11 +75,12 @@ inline PyCFunction as_method(Function* function) {
   return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
 }
 
-// --- the parts of the module; each adds what it has --------------------------------------------------
-bool add_tensor_type(PyObject* module);     // Tensor and the functions that make one
-bool add_operations(PyObject* module);      // one function a row, composites, op_rows()
-bool add_autograd(PyObject* module);        // grad mode, gradients
-bool add_environments(PyObject* module);    // EnvCore, VectorEnvCore, env_ids, env_spec
-bool add_runtime(PyObject* module);         // threads, instruction set, memory
+// --- the parts of the module; each adds what it has
+// --------------------------------------------------
+bool add_tensor_type(PyObject* module);   // Tensor and the functions that make one
+bool add_operations(PyObject* module);    // one function a row, composites, op_rows()
+bool add_autograd(PyObject* module);      // grad mode, gradients
+bool add_environments(PyObject* module);  // EnvCore, VectorEnvCore, env_ids, env_spec
+bool add_runtime(PyObject* module);       // threads, instruction set, memory
 
 }  // namespace bessemer::python

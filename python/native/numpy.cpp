@@ -1,4 +1,5 @@
-// NumPy in and out: views of a tensor's memory, tensors over an array's memory, copies of array-likes.
+// NumPy in and out: views of a tensor's memory, tensors over an array's memory, copies of
+// array-likes.
 #define BESSEMER_IMPORT_NUMPY
 #include "python/native/numpy_api.h"
 
@@ -12,31 +13,59 @@ namespace bessemer::python {
 
 int numpy_type(Dtype dtype) {
   switch (dtype) {
-    case Dtype::boolean: return NPY_BOOL;
-    case Dtype::u8: return NPY_UINT8;
-    case Dtype::i8: return NPY_INT8;
-    case Dtype::i32: return NPY_INT32;
-    case Dtype::i64: return NPY_INT64;
-    case Dtype::f16: return NPY_FLOAT16;
-    case Dtype::bf16: return -1;
-    case Dtype::f32: return NPY_FLOAT32;
-    case Dtype::f64: return NPY_FLOAT64;
+    case Dtype::boolean:
+      return NPY_BOOL;
+    case Dtype::u8:
+      return NPY_UINT8;
+    case Dtype::i8:
+      return NPY_INT8;
+    case Dtype::i32:
+      return NPY_INT32;
+    case Dtype::i64:
+      return NPY_INT64;
+    case Dtype::f16:
+      return NPY_FLOAT16;
+    case Dtype::bf16:
+      return -1;
+    case Dtype::f32:
+      return NPY_FLOAT32;
+    case Dtype::f64:
+      return NPY_FLOAT64;
   }
   return -1;
 }
 
 bool dtype_of_numpy(int type, Dtype& dtype) {
   switch (type) {
-    case NPY_BOOL: dtype = Dtype::boolean; return true;
-    case NPY_UINT8: dtype = Dtype::u8; return true;
-    case NPY_INT8: dtype = Dtype::i8; return true;
-    case NPY_INT: dtype = Dtype::i32; return true;
-    case NPY_LONG: dtype = sizeof(long) == 8 ? Dtype::i64 : Dtype::i32; return true;
-    case NPY_LONGLONG: dtype = Dtype::i64; return true;
-    case NPY_FLOAT16: dtype = Dtype::f16; return true;
-    case NPY_FLOAT32: dtype = Dtype::f32; return true;
-    case NPY_FLOAT64: dtype = Dtype::f64; return true;
-    default: return false;
+    case NPY_BOOL:
+      dtype = Dtype::boolean;
+      return true;
+    case NPY_UINT8:
+      dtype = Dtype::u8;
+      return true;
+    case NPY_INT8:
+      dtype = Dtype::i8;
+      return true;
+    case NPY_INT:
+      dtype = Dtype::i32;
+      return true;
+    case NPY_LONG:
+      dtype = sizeof(long) == 8 ? Dtype::i64 : Dtype::i32;
+      return true;
+    case NPY_LONGLONG:
+      dtype = Dtype::i64;
+      return true;
+    case NPY_FLOAT16:
+      dtype = Dtype::f16;
+      return true;
+    case NPY_FLOAT32:
+      dtype = Dtype::f32;
+      return true;
+    case NPY_FLOAT64:
+      dtype = Dtype::f64;
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -62,7 +91,8 @@ PyObject* view_of(const Tensor& tensor, bool writable) {
   }
   Owned array = own(PyArray_New(&PyArray_Type, tensor.ndim(), shape, type, strides, tensor.raw(), 0,
                                 writable ? NPY_ARRAY_WRITEABLE : 0, nullptr));
-  check_python(PyArray_SetBaseObject(as_array(array.get()), own(wrap(tensor.detach())).release()) == 0);
+  check_python(PyArray_SetBaseObject(as_array(array.get()), own(wrap(tensor.detach())).release()) ==
+               0);
   return array.release();
 }
 
@@ -75,11 +105,11 @@ void release_array(void* context) {
 /// A tensor over the array's memory; the array must be aligned, native, of a known type.
 Tensor share(PyArrayObject* array) {
   Dtype dtype;
-  BESSEMER_CHECK(dtype_of_numpy(PyArray_TYPE(array), dtype), TypeError,
-                 "there are no tensors of NumPy's type ",
-                 text_of(own(PyObject_Str(reinterpret_cast<PyObject*>(PyArray_DESCR(array)))).get(),
-                         "dtype"),
-                 ": bool, uint8, int8, int32, int64, float16, float32 and float64 are known");
+  BESSEMER_CHECK(
+      dtype_of_numpy(PyArray_TYPE(array), dtype), TypeError,
+      "there are no tensors of NumPy's type ",
+      text_of(own(PyObject_Str(reinterpret_cast<PyObject*>(PyArray_DESCR(array)))).get(), "dtype"),
+      ": bool, uint8, int8, int32, int64, float16, float32 and float64 are known");
   BESSEMER_CHECK(PyArray_NDIM(array) <= kMaxDims, ValueError, "a tensor has at most ", kMaxDims,
                  " dimensions, got ", PyArray_NDIM(array));
   Shape shape;
@@ -100,8 +130,9 @@ PyObject* from_numpy(PyObject*, PyObject* object) {
   return guarded([&] {
     BESSEMER_CHECK(PyArray_Check(object), TypeError, "[from_numpy] expected a NumPy array, got ",
                    Py_TYPE(object)->tp_name);
-    BESSEMER_CHECK(PyArray_ISBEHAVED_RO(as_array(object)), ValueError,
-                   "[from_numpy] the array is not aligned or not in native byte order: copy it first");
+    BESSEMER_CHECK(
+        PyArray_ISBEHAVED_RO(as_array(object)), ValueError,
+        "[from_numpy] the array is not aligned or not in native byte order: copy it first");
     return wrap(share(as_array(object)));
   });
 }
@@ -129,7 +160,8 @@ PyObject* tensor_array(PyObject* self, PyObject* const* args, Py_ssize_t count, 
       fail<ValueError>("a tensor of ", dtype_name(tensor_of(self).dtype()),
                        " cannot become an array of another type without a copy");
     }
-    return PyArray_FromArray(as_array(array.get()), wanted, NPY_ARRAY_ENSURECOPY | NPY_ARRAY_CARRAY);
+    return PyArray_FromArray(as_array(array.get()), wanted,
+                             NPY_ARRAY_ENSURECOPY | NPY_ARRAY_CARRAY);
   });
 }
 
@@ -143,7 +175,8 @@ bool is_plain_data(PyObject* object) {
   return PyList_Check(object) || PyTuple_Check(object) || PyFloat_Check(object);
 }
 
-/// The dtype of the tensors inside nested lists, or of any other array in them; false when there is none.
+/// The dtype of the tensors inside nested lists, or of any other array in them; false when there is
+/// none.
 bool inner_dtype(PyObject* object, Dtype& dtype) {
   if (is_tensor(object)) {
     dtype = tensor_of(object).dtype();
@@ -194,9 +227,10 @@ Tensor tensor_from(PyObject* object, std::optional<Dtype> dtype) {
 }
 
 void append_numpy_methods(std::vector<PyMethodDef>& table) {
-  table.push_back({"numpy", tensor_numpy, METH_NOARGS,
-                   "numpy($self)\n--\n\nThe elements as a NumPy array over the same memory; read-only when "
-                   "the tensor requires a gradient."});
+  table.push_back(
+      {"numpy", tensor_numpy, METH_NOARGS,
+       "numpy($self)\n--\n\nThe elements as a NumPy array over the same memory; read-only when "
+       "the tensor requires a gradient."});
   table.push_back({"__array__", as_method(tensor_array), METH_FASTCALL | METH_KEYWORDS, nullptr});
 }
 

@@ -18,7 +18,9 @@ int numpy_type(Dtype dtype);
 /// False where Bessemer has no such dtype.
 bool dtype_of_numpy(int type, Dtype& dtype);
 
-inline PyArrayObject* as_array(PyObject* object) { return reinterpret_cast<PyArrayObject*>(object); }
+inline PyArrayObject* as_array(PyObject* object) {
+  return reinterpret_cast<PyArrayObject*>(object);
+}
 
 /// A new array that owns its elements.
 inline PyObject* new_array(int ndim, const npy_intp* shape, int type) {

@@ -20,7 +20,7 @@ namespace {
 
 template <OpId Id>
 struct Row {};
-#define ROW_BINDING(name)                                                        \
+#define ROW_BINDING(name) \
   Binding<static_cast<decltype(&row_types::name)>(&bessemer::name), Row<OpId::name>>
 
 /// Methods of one tensor and no other argument skip the binding.
@@ -47,8 +47,9 @@ std::vector<Entry> entries;
 template <class Bound>
 void add_entry(const char* name, const char* signature, const char* doc) {
   Bound::signature = parse_signature(name, signature);
-  BESSEMER_CHECK(Bound::signature.parameters.size() == static_cast<size_t>(Bound::kParameters), Error,
-                 "[", name, "] has ", Bound::kParameters, " parameters, its Python text another number");
+  BESSEMER_CHECK(Bound::signature.parameters.size() == static_cast<size_t>(Bound::kParameters),
+                 Error, "[", name, "] has ", Bound::kParameters,
+                 " parameters, its Python text another number");
   entries.push_back({name, signature, doc, as_method(&Bound::function),
                      Bound::kMethod ? as_method(&Bound::method) : nullptr, false});
 }
@@ -79,12 +80,12 @@ void add_composites() {
   using WithDim = Tensor (*)(const Tensor&, int64_t);
   using TwoInts = Tensor (*)(const Tensor&, int64_t, int64_t);
   COMPOSITE(mean, Reduction, "x, dims=None, keepdim=False", "Mean over dims.");
-  COMPOSITE(var, Tensor (*)(const Tensor&, const Dims&, bool, double),
+  COMPOSITE(var, Tensor(*)(const Tensor&, const Dims&, bool, double),
             "x, dims=None, keepdim=False, correction=0.0",
             "Variance over dims; correction 1 divides by n - 1.");
-  COMPOSITE(logsumexp, Tensor (*)(const Tensor&, int64_t, bool), "x, dim=-1, keepdim=False",
+  COMPOSITE(logsumexp, Tensor(*)(const Tensor&, int64_t, bool), "x, dim=-1, keepdim=False",
             "log(sum(exp(x))) over one dimension, without overflow.");
-  COMPOSITE(clamp, Tensor (*)(const Tensor&, const Tensor&, const Tensor&), "x, low, high",
+  COMPOSITE(clamp, Tensor(*)(const Tensor&, const Tensor&, const Tensor&), "x, low, high",
             "x held between low and high (numbers or tensors).");
   COMPOSITE(transpose, TwoInts, "x, dim0=-2, dim1=-1", "Swaps two dimensions (a view).");
   COMPOSITE(flip, WithDim, "x, dim", "Reverses one dimension (a view).");
@@ -92,9 +93,9 @@ void add_composites() {
   COMPOSITE(unsqueeze, WithDim, "x, dim", "Inserts a dimension of size 1.");
   COMPOSITE(flatten, TwoInts, "x, start=0, end=-1", "Merges dimensions start..end into one.");
   COMPOSITE(select, TwoInts, "x, dim, index", "x[index] along dim, which disappears.");
-  COMPOSITE(concat, Tensor (*)(std::span<const Tensor>, int64_t), "parts, dim=0",
+  COMPOSITE(concat, Tensor(*)(std::span<const Tensor>, int64_t), "parts, dim=0",
             "Joins tensors along a dimension.");
-  COMPOSITE(stack, Tensor (*)(std::span<const Tensor>, int64_t), "parts, dim=0",
+  COMPOSITE(stack, Tensor(*)(std::span<const Tensor>, int64_t), "parts, dim=0",
             "Joins tensors along a new dimension.");
   COMPOSITE(one_hot, WithDim, "index, classes", "float32 rows with a one at index.");
   COMPOSITE(zeros_like, One, "x", "Zeros of x's shape and dtype.");
@@ -102,7 +103,7 @@ void add_composites() {
 }
 
 const char* kind_name(Kind kind) {
-  constexpr const char* names[] = {"unary", "binary", "reduce", "view",  "index",
+  constexpr const char* names[] = {"unary",       "binary", "reduce", "view", "index",
                                    "contraction", "random", "memory", "fused"};
   return names[static_cast<int>(kind)];
 }
@@ -115,11 +116,11 @@ PyObject* op_rows(PyObject*, PyObject*) {
       const OpInfo& info = *op_table[i];
       const OpText& text = op_texts[i];
       const Owned row = own(Py_BuildValue(
-          "{s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:i,s:i,s:O,s:O}", "name", text.name, "kind", kind_name(info.kind),
-          "signature", text.signature, "doc", text.doc, "numpy", info.numpy, "samples", info.samples,
-          "domain", info.domain, "inputs", int{info.inputs}, "outputs", int{info.outputs},
-          "differentiable", info.vjp ? Py_True : Py_False, "differentiable_twice",
-          info.vjp && info.differentiable_twice ? Py_True : Py_False));
+          "{s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:i,s:i,s:O,s:O}", "name", text.name, "kind",
+          kind_name(info.kind), "signature", text.signature, "doc", text.doc, "numpy", info.numpy,
+          "samples", info.samples, "domain", info.domain, "inputs", int{info.inputs}, "outputs",
+          int{info.outputs}, "differentiable", info.vjp ? Py_True : Py_False,
+          "differentiable_twice", info.vjp && info.differentiable_twice ? Py_True : Py_False));
       check_python(PyList_Append(list.get(), row.get()) == 0);
     }
     return list.release();
@@ -153,15 +154,19 @@ void append_operation_methods(std::vector<PyMethodDef>& table) {
     if (!entry.method) continue;
     const size_t comma = signature.find(',');
     const std::string rest = comma == std::string::npos ? "" : signature.substr(comma);
-    table.push_back({entry.name, entry.method, entry.no_arguments ? METH_NOARGS : METH_FASTCALL | METH_KEYWORDS,
+    table.push_back({entry.name, entry.method,
+                     entry.no_arguments ? METH_NOARGS : METH_FASTCALL | METH_KEYWORDS,
                      keep(cat(entry.name, "($self", rest, ")\n--\n\n", entry.doc))});
   }
-  functions.push_back({"op_rows", op_rows, METH_NOARGS, "op_rows()\n--\n\nThe op table as dictionaries."});
+  functions.push_back(
+      {"op_rows", op_rows, METH_NOARGS, "op_rows()\n--\n\nThe op table as dictionaries."});
   functions.push_back({"_function_texts", function_texts, METH_NOARGS, nullptr});
   functions.push_back({nullptr, nullptr, 0, nullptr});
 }
 
-bool add_operations(PyObject* module) { return PyModule_AddFunctions(module, functions.data()) == 0; }
+bool add_operations(PyObject* module) {
+  return PyModule_AddFunctions(module, functions.data()) == 0;
+}
 
 }  // namespace python
 }  // namespace bessemer

@@ -36,8 +36,8 @@ py::dict interruptible(Body&& body) {
     summary = body();
   }
   if (summary.end == RunEnd::interrupted) {
-    const std::string text = cat("stopped after ", summary.steps, " steps; go on with bessemer.resume('",
-                                 summary.folder, "')");
+    const std::string text = cat("stopped after ", summary.steps,
+                                 " steps; go on with bessemer.resume('", summary.folder, "')");
     PyErr_SetString(PyExc_KeyboardInterrupt, text.c_str());
     throw py::error_already_set();
   }
@@ -47,12 +47,15 @@ py::dict interruptible(Body&& body) {
 }  // namespace
 
 void bind_runs(py::module_& m) {
-  m.def("_run", [](const std::string& recipe, const std::vector<std::string>& overrides, bool force, bool announce) {
-    return interruptible([&] { return default_runner(announce).run(load_recipe(recipe, overrides), force); });
+  m.def("_run", [](const std::string& recipe, const std::vector<std::string>& overrides, bool force,
+                   bool announce) {
+    return interruptible(
+        [&] { return default_runner(announce).run(load_recipe(recipe, overrides), force); });
   });
-  m.def("_resume", [](const std::string& folder, const std::vector<std::string>& overrides, bool announce) {
-    return interruptible([&] { return default_runner(announce).resume(folder, overrides); });
-  });
+  m.def("_resume",
+        [](const std::string& folder, const std::vector<std::string>& overrides, bool announce) {
+          return interruptible([&] { return default_runner(announce).resume(folder, overrides); });
+        });
 }
 
 }  // namespace bessemer::python

@@ -30,15 +30,19 @@ PyObject* isas(PyObject*, PyObject*) {
 }
 PyObject* memory(PyObject*, PyObject*) {
   const MemoryStats stats = memory_stats();
-  return Py_BuildValue("(LL)", static_cast<long long>(stats.current), static_cast<long long>(stats.peak));
+  return Py_BuildValue("(LL)", static_cast<long long>(stats.current),
+                       static_cast<long long>(stats.peak));
 }
 
 PyMethodDef functions[] = {
     {"set_threads", set_threads, METH_O,
      "set_threads(threads)\n--\n\nThreads that large operations use; 0 means one a core."},
-    {"get_threads", get_threads, METH_NOARGS, "get_threads()\n--\n\nThreads that large operations use."},
-    {"isa", isa, METH_NOARGS, "isa()\n--\n\nThe instruction set of the kernels: BESSEMER_ISA forces one."},
-    {"available_isas", isas, METH_NOARGS, "available_isas()\n--\n\nWhat this machine can run, narrowest first."},
+    {"get_threads", get_threads, METH_NOARGS,
+     "get_threads()\n--\n\nThreads that large operations use."},
+    {"isa", isa, METH_NOARGS,
+     "isa()\n--\n\nThe instruction set of the kernels: BESSEMER_ISA forces one."},
+    {"available_isas", isas, METH_NOARGS,
+     "available_isas()\n--\n\nWhat this machine can run, narrowest first."},
     {"memory_stats", memory, METH_NOARGS,
      "memory_stats()\n--\n\nBytes that tensors hold: (now, most so far)."},
     {nullptr, nullptr, 0, nullptr}};

@@ -11,8 +11,8 @@ namespace {
 
 /// Index tensors of a key, waiting for the dimensions they select from.
 struct Gathered {
-  int dim = -1;                // the first dimension they replace
-  std::vector<Tensor> index;   // int64, one a dimension, broadcast against each other
+  int dim = -1;               // the first dimension they replace
+  std::vector<Tensor> index;  // int64, one a dimension, broadcast against each other
 };
 
 bool is_index_array(PyObject* item) {
@@ -22,7 +22,8 @@ bool is_index_array(PyObject* item) {
 /// Positions of the true elements of a mask, one int64 tensor a dimension.
 std::vector<Tensor> mask_positions(const Tensor& mask) {
   const Tensor dense = contiguous(mask);
-  const auto values = std::span(static_cast<const uint8_t*>(dense.raw()), static_cast<size_t>(dense.numel()));
+  const auto values =
+      std::span(static_cast<const uint8_t*>(dense.raw()), static_cast<size_t>(dense.numel()));
   int64_t count = 0;
   for (const uint8_t value : values) count += value != 0;
   std::vector<Tensor> out;
@@ -110,7 +111,8 @@ Tensor basic_index(Tensor x, PyObject* const* items, Py_ssize_t count, Gathered&
           BESSEMER_CHECK(index.shape()[d] == x.shape()[dim + d], IndexError, "a mask of shape ",
                          index.shape(), " does not fit a tensor of shape ", x.shape());
         }
-        for (Tensor& positions : mask_positions(index)) gathered.index.push_back(std::move(positions));
+        for (Tensor& positions : mask_positions(index))
+          gathered.index.push_back(std::move(positions));
         dim += index.ndim();
       } else {
         BESSEMER_CHECK(dtype_is_integer(index.dtype()), TypeError,
@@ -130,19 +132,22 @@ Tensor basic_index(Tensor x, PyObject* const* items, Py_ssize_t count, Gathered&
       x = select(x, dim, index);
       apart |= !gathered.index.empty();
     } else {
-      fail<TypeError>("a tensor is indexed by integers, slices, None, Ellipsis, integer tensors and "
-                      "masks, not by ",
-                      Py_TYPE(item)->tp_name);
+      fail<TypeError>(
+          "a tensor is indexed by integers, slices, None, Ellipsis, integer tensors and "
+          "masks, not by ",
+          Py_TYPE(item)->tp_name);
     }
   }
   return x;
 }
 
-/// The gathered dimensions as one: positions in their flattened product, and the shape of the index.
+/// The gathered dimensions as one: positions in their flattened product, and the shape of the
+/// index.
 Tensor flat_positions(const Tensor& x, const Gathered& gathered, Shape& shape) {
   const NoGrad guard;
   shape = gathered.index[0].sizes();
-  for (const Tensor& index : gathered.index) shape = broadcast_shapes("index", shape, index.sizes());
+  for (const Tensor& index : gathered.index)
+    shape = broadcast_shapes("index", shape, index.sizes());
   Tensor flat = Tensor::zeros(shape, Dtype::i64);
   int64_t* out = flat.data<int64_t>();
   for (size_t k = 0; k < gathered.index.size(); ++k) {
@@ -151,8 +156,8 @@ Tensor flat_positions(const Tensor& x, const Gathered& gathered, Shape& shape) {
     const int64_t size = x.shape()[gathered.dim + static_cast<int>(k)];
     for (int64_t i = 0; i < flat.numel(); ++i) {
       BESSEMER_CHECK(in[i] >= -size && in[i] < size, IndexError, "index ", in[i],
-                     " is out of range for dimension ", gathered.dim + static_cast<int>(k), " of size ",
-                     size);
+                     " is out of range for dimension ", gathered.dim + static_cast<int>(k),
+                     " of size ", size);
       out[i] = out[i] * size + (in[i] < 0 ? in[i] + size : in[i]);
     }
   }
@@ -223,7 +228,8 @@ void scatter_assign(const Tensor& target, const Gathered& gathered, const Tensor
     if (d < gathered.dim || d >= gathered.dim + index_shape.ndim) value_order.dim[at++] = d;
   }
   BESSEMER_CHECK(broadcast_shapes("index", value.sizes(), full) == full, ValueError,
-                 "a value of shape ", value.shape(), " does not fit an index of shape ", full.dims());
+                 "a value of shape ", value.shape(), " does not fit an index of shape ",
+                 full.dims());
   Tensor rows = contiguous(cast(permute(expand(value, full), value_order), target.dtype()));
   Shape row_shape;
   for (int d = dims; d < front.ndim(); ++d) row_shape.push(front.shape()[d]);
@@ -244,11 +250,12 @@ void scatter_assign(const Tensor& target, const Gathered& gathered, const Tensor
     if (row_shape.ndim == 0) {
       std::memcpy(to, from, static_cast<size_t>(element));
     } else {
-      const Tensor into = Tensor::wrap(to, target.dtype(), row_shape, front.strides().data() + dims, nullptr,
-                                       nullptr);
+      const Tensor into = Tensor::wrap(to, target.dtype(), row_shape, front.strides().data() + dims,
+                                       nullptr, nullptr);
       int64_t dense[kMaxDims];
       contiguous_strides(row_shape, dense);
-      assign(into, Tensor::wrap(const_cast<char*>(from), target.dtype(), row_shape, dense, nullptr, nullptr));
+      assign(into, Tensor::wrap(const_cast<char*>(from), target.dtype(), row_shape, dense, nullptr,
+                                nullptr));
     }
   }
   target.bump();
@@ -270,13 +277,15 @@ int tensor_set_item(PyObject* self, PyObject* key, PyObject* value) {
   return guarded_int([&] {
     const Tensor& x = tensor_of(self);
     BESSEMER_CHECK(value, TypeError, "elements of a tensor cannot be deleted");
-    BESSEMER_CHECK(!(current_mode & kModeGrad) || !x.requires_grad(), ValueError,
-                   "a tensor that requires a gradient cannot be written in place while gradients are "
-                   "recorded");
-    BESSEMER_CHECK(!is_tensor(value) || !(current_mode & kModeGrad) || !tensor_of(value).requires_grad(),
-                   ValueError,
-                   "a write in place is not recorded: detach() the value, or build the result with "
-                   "where, concat or scatter_add");
+    BESSEMER_CHECK(
+        !(current_mode & kModeGrad) || !x.requires_grad(), ValueError,
+        "a tensor that requires a gradient cannot be written in place while gradients are "
+        "recorded");
+    BESSEMER_CHECK(
+        !is_tensor(value) || !(current_mode & kModeGrad) || !tensor_of(value).requires_grad(),
+        ValueError,
+        "a write in place is not recorded: detach() the value, or build the result with "
+        "where, concat or scatter_add");
     BESSEMER_CHECK(!x.impl()->storage->read_only, ValueError, "the tensor's memory is read-only");
     const NoGrad guard;
     const auto [items, count] = key_items(key);
@@ -286,14 +295,15 @@ int tensor_set_item(PyObject* self, PyObject* key, PyObject* value) {
     if (is_tensor(value)) {
       source = tensor_of(value);
     } else if (is_number(value)) {
-      source = number_beside(Tensor::empty({}, x.dtype() == Dtype::boolean ? Dtype::f64 : x.dtype()), value);
+      source = number_beside(
+          Tensor::empty({}, x.dtype() == Dtype::boolean ? Dtype::f64 : x.dtype()), value);
     } else {
       source = tensor_from(value);
     }
-    BESSEMER_CHECK(dtype_is_float(x.dtype()) || !dtype_is_float(source.dtype()) ||
-                       x.dtype() == Dtype::boolean,
-                   TypeError, dtype_name(source.dtype()), " values do not fit into a ",
-                   dtype_name(x.dtype()), " tensor");
+    BESSEMER_CHECK(
+        dtype_is_float(x.dtype()) || !dtype_is_float(source.dtype()) || x.dtype() == Dtype::boolean,
+        TypeError, dtype_name(source.dtype()), " values do not fit into a ", dtype_name(x.dtype()),
+        " tensor");
     if (gathered.index.empty()) {
       assign(view, source);
     } else {

@@ -38,8 +38,9 @@ PyObject* binary(PyObject* a, PyObject* b) {
   });
 }
 
-/// a += b. In place where a is a buffer; where autograd has to see it, the result is a new tensor and
-/// Python rebinds the name. A leaf that requires a gradient is refused: its update belongs in no_grad().
+/// a += b. In place where a is a buffer; where autograd has to see it, the result is a new tensor
+/// and Python rebinds the name. A leaf that requires a gradient is refused: its update belongs in
+/// no_grad().
 template <Tensor (*Function)(const Tensor&, const Tensor&), int Sign>
 PyObject* in_place(PyObject* self, PyObject* other) {
   return guarded([&]() -> PyObject* {
@@ -48,9 +49,10 @@ PyObject* in_place(PyObject* self, PyObject* other) {
     if (!operand(other, a, b)) Py_RETURN_NOTIMPLEMENTED;
     const Tensor& right = b;
     if ((current_mode & kModeGrad) && (a.requires_grad() || right.requires_grad())) {
-      BESSEMER_CHECK(!a.requires_grad() || a.impl()->node, ValueError,
-                     "a leaf that requires a gradient cannot be changed in place while gradients are "
-                     "recorded; use no_grad()");
+      BESSEMER_CHECK(
+          !a.requires_grad() || a.impl()->node, ValueError,
+          "a leaf that requires a gradient cannot be changed in place while gradients are "
+          "recorded; use no_grad()");
       return wrap(Function(a, right));
     }
     BESSEMER_CHECK(promote(a.dtype(), right.dtype()) == a.dtype(), TypeError, "a ",
@@ -93,8 +95,8 @@ PyObject* absolute(PyObject* self) {
 }
 PyObject* invert(PyObject* self) {
   return guarded([&] {
-    BESSEMER_CHECK(tensor_of(self).dtype() == Dtype::boolean, TypeError, "~ is for bool tensors, got ",
-                   dtype_name(tensor_of(self).dtype()));
+    BESSEMER_CHECK(tensor_of(self).dtype() == Dtype::boolean, TypeError,
+                   "~ is for bool tensors, got ", dtype_name(tensor_of(self).dtype()));
     return wrap(logical_not(tensor_of(self)));
   });
 }
@@ -171,12 +173,18 @@ PyNumberMethods tensor_number = make_number();
 
 PyObject* tensor_compare(PyObject* a, PyObject* b, int operation) {
   switch (operation) {
-    case Py_LT: return binary<&bessemer::lt>(a, b);
-    case Py_LE: return binary<&bessemer::le>(a, b);
-    case Py_EQ: return binary<&bessemer::eq>(a, b);
-    case Py_NE: return binary<&bessemer::ne>(a, b);
-    case Py_GT: return binary<&bessemer::gt>(a, b);
-    default: return binary<&bessemer::ge>(a, b);
+    case Py_LT:
+      return binary<&bessemer::lt>(a, b);
+    case Py_LE:
+      return binary<&bessemer::le>(a, b);
+    case Py_EQ:
+      return binary<&bessemer::eq>(a, b);
+    case Py_NE:
+      return binary<&bessemer::ne>(a, b);
+    case Py_GT:
+      return binary<&bessemer::gt>(a, b);
+    default:
+      return binary<&bessemer::ge>(a, b);
   }
 }
 

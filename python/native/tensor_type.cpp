@@ -1,4 +1,5 @@
-// The Tensor type: life cycle, properties, conversions to Python values, and the functions that make one.
+// The Tensor type: life cycle, properties, conversions to Python values, and the functions that
+// make one.
 #include "python/native/tensor_type.h"
 
 #include <cstddef>
@@ -45,7 +46,9 @@ PyObject* get_shape(PyObject* self, void*) {
 PyObject* get_strides(PyObject* self, void*) {
   return guarded([&] { return make_shape(tensor_of(self).strides()); });
 }
-PyObject* get_dtype(PyObject* self, void*) { return Py_NewRef(dtype_object(tensor_of(self).dtype())); }
+PyObject* get_dtype(PyObject* self, void*) {
+  return Py_NewRef(dtype_object(tensor_of(self).dtype()));
+}
 PyObject* get_ndim(PyObject* self, void*) { return PyLong_FromLong(tensor_of(self).ndim()); }
 PyObject* get_size(PyObject* self, void*) { return PyLong_FromLongLong(tensor_of(self).numel()); }
 PyObject* get_nbytes(PyObject* self, void*) {
@@ -137,7 +140,8 @@ PyObject* tensor_detach(PyObject* self, PyObject*) {
 PyObject* tensor_copy(PyObject* self, PyObject*) {
   return guarded([&] {
     const Tensor& x = tensor_of(self);
-    // Multiplying by one would promote bool; an assignment keeps every dtype and copies strides away.
+    // Multiplying by one would promote bool; an assignment keeps every dtype and copies strides
+    // away.
     Tensor out = Tensor::empty(x.sizes(), x.dtype());
     assign(out, x.detach());
     return wrap(std::move(out));
@@ -165,12 +169,12 @@ PyObject* tensor_reduce(PyObject* self, PyObject*) {
       rebuild = own(PyObject_GetAttrString(module.get(), "_rebuild_tensor")).release();
     }
     const Owned shape = own(make_shape(x.shape()));
-    const auto bytes = static_cast<Py_ssize_t>(dense.numel()) *
-                       static_cast<Py_ssize_t>(dtype_size(dense.dtype()));
-    return Py_BuildValue("O(Ny#O)", rebuild, own(Py_NewRef(dtype_object(x.dtype()))).release(),
-                         static_cast<const char*>(dense.raw()), bytes,
-                         own(Py_BuildValue("(OO)", shape.get(), x.requires_grad() ? Py_True : Py_False))
-                             .get());
+    const auto bytes =
+        static_cast<Py_ssize_t>(dense.numel()) * static_cast<Py_ssize_t>(dtype_size(dense.dtype()));
+    return Py_BuildValue(
+        "O(Ny#O)", rebuild, own(Py_NewRef(dtype_object(x.dtype()))).release(),
+        static_cast<const char*>(dense.raw()), bytes,
+        own(Py_BuildValue("(OO)", shape.get(), x.requires_grad() ? Py_True : Py_False)).get());
   });
 }
 
@@ -192,7 +196,8 @@ PyObject* rebuild_tensor(PyObject*, PyObject* const* args, Py_ssize_t count) {
   });
 }
 
-// --- creation ----------------------------------------------------------------------------------------------
+// --- creation
+// ----------------------------------------------------------------------------------------------
 
 /// Keyword tail that the makers share: dtype and requires_grad.
 PyObject* finish_made(Tensor tensor, PyObject* requires_grad) {
@@ -208,7 +213,8 @@ Dtype dtype_or(PyObject* object, Dtype fallback) {
 
 PyObject* make_tensor(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* names) {
   return guarded([&] {
-    static const Signature signature = parse_signature("tensor", "data, dtype=None, requires_grad=False");
+    static const Signature signature =
+        parse_signature("tensor", "data, dtype=None, requires_grad=False");
     PyObject* slots[3];
     Owned rest;
     bind_arguments(signature, nullptr, args, count, names, slots, false, rest);
@@ -229,7 +235,8 @@ PyObject* make_filled(PyObject*, PyObject* const* args, Py_ssize_t count, PyObje
     constexpr const char* op = Kind == Filled::zeros  ? "zeros"
                                : Kind == Filled::ones ? "ones"
                                                       : "empty";
-    static const Signature signature = parse_signature(op, "shape, dtype='float32', requires_grad=False");
+    static const Signature signature =
+        parse_signature(op, "shape, dtype='float32', requires_grad=False");
     // zeros(2, 3) as well as zeros((2, 3)).
     Py_ssize_t sizes = 0;
     while (sizes < count && PyLong_CheckExact(args[sizes])) ++sizes;
@@ -276,7 +283,8 @@ PyObject* make_full(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject
 
 PyObject* make_arange(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* names) {
   return guarded([&] {
-    static const Signature signature = parse_signature("arange", "start, stop=None, step=1, dtype='int64'");
+    static const Signature signature =
+        parse_signature("arange", "start, stop=None, step=1, dtype='int64'");
     PyObject* slots[4];
     Owned rest;
     bind_arguments(signature, nullptr, args, count, names, slots, false, rest);
@@ -288,7 +296,8 @@ PyObject* make_arange(PyObject*, PyObject* const* args, Py_ssize_t count, PyObje
     }
     const int64_t step = integer_from(slots[2], "[arange] step");
     BESSEMER_CHECK(step != 0, ValueError, "[arange] step is 0");
-    const int64_t length = step > 0 ? (stop - start + step - 1) / step : (start - stop - step - 1) / -step;
+    const int64_t length =
+        step > 0 ? (stop - start + step - 1) / step : (start - stop - step - 1) / -step;
     Tensor out = Tensor::empty({length > 0 ? length : 0}, Dtype::i64);
     for (int64_t i = 0; i < out.numel(); ++i) out.data<int64_t>()[i] = start + i * step;
     const Dtype dtype = dtype_from(slots[3]);
@@ -324,7 +333,8 @@ PyMethodDef functions[] = {
     {"ones", as_method(make_filled<Filled::ones>), METH_FASTCALL | METH_KEYWORDS,
      "ones(shape, dtype='float32', requires_grad=False)\n--\n\nAll one."},
     {"empty", as_method(make_filled<Filled::empty>), METH_FASTCALL | METH_KEYWORDS,
-     "empty(shape, dtype='float32', requires_grad=False)\n--\n\nElements that nobody has written yet."},
+     "empty(shape, dtype='float32', requires_grad=False)\n--\n\nElements that nobody has written "
+     "yet."},
     {"full", as_method(make_full), METH_FASTCALL | METH_KEYWORDS,
      "full(shape, value, dtype=None, requires_grad=False)\n--\n\nAll `value`."},
     {"arange", as_method(make_arange), METH_FASTCALL | METH_KEYWORDS,
@@ -356,7 +366,8 @@ PyObject* wrap(Tensor tensor) {
 
 bool add_tensor_type(PyObject* module) {
   for (int i = 0; i < kDtypes; ++i) {
-    dtype_names[i] = PyUnicode_InternFromString(std::string(dtype_name(static_cast<Dtype>(i))).c_str());
+    dtype_names[i] =
+        PyUnicode_InternFromString(std::string(dtype_name(static_cast<Dtype>(i))).c_str());
     if (!dtype_names[i]) return false;
   }
   methods = {
@@ -389,8 +400,9 @@ bool add_tensor_type(PyObject* module) {
   properties.push_back({nullptr, nullptr, nullptr, nullptr, nullptr});
 
   tensor_type.tp_name = "bessemer.Tensor";
-  tensor_type.tp_doc = "Tensor(data, dtype=None, requires_grad=False)\n--\n\n"
-                       "An n-dimensional array that remembers how it was computed.";
+  tensor_type.tp_doc =
+      "Tensor(data, dtype=None, requires_grad=False)\n--\n\n"
+      "An n-dimensional array that remembers how it was computed.";
   tensor_type.tp_basicsize = sizeof(PyTensor);
   tensor_type.tp_flags = Py_TPFLAGS_DEFAULT;
   tensor_type.tp_new = tensor_new;

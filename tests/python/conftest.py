@@ -1,4 +1,4 @@
-"""Finds the built package: BESSEMER_BUILD, else build/ beside the sources, else what is installed."""
+"""Finds the package: in BESSEMER_BUILD, in build/ beside the sources, or installed."""
 
 import os
 import pathlib

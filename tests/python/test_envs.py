@@ -166,14 +166,15 @@ def test_episode_statistics_are_gymnasiums(mode):
     assert seen > 10
 
 
+@pytest.mark.filterwarnings("ignore:.*Box observation space m.*value is.*infinity.*")
 def test_registered_with_gymnasium():
     env = gym.make("bessemer/CartPole-v1")
     check_env(env.unwrapped, skip_render_check=True)
     env.reset(seed=0)
-    for step in range(1, 12):  # pushing left all the time ends soon
-        if env.step(0)[2]:
-            break
-    assert 5 < step < 12
+    steps = 1
+    while not env.step(0)[2]:  # pushing left all the time ends soon
+        steps += 1
+    assert 5 < steps < 12
     limited = gym.make("bessemer/Pendulum-v1", max_episode_steps=3)
     limited.reset(seed=0)
     assert [limited.step(np.zeros(1, np.float32))[3] for _ in range(3)] == [False, False, True]
@@ -193,7 +194,9 @@ def test_copy():
     kept = first.copy()
     second = fresh.step(actions)
     np.testing.assert_array_equal(first, kept)
-    assert not any(np.shares_memory(a, b) for a, b in zip(second[:4], fresh.step(actions)[:4], strict=True))
+    assert not any(
+        np.shares_memory(a, b) for a, b in zip(second[:4], fresh.step(actions)[:4], strict=True)
+    )
     shared = bs.make_vec("CartPole-v1", 8, copy=False)
     obs = shared.reset(seed=0)[0]
     again = shared.step(actions)
@@ -225,7 +228,13 @@ def test_seeds():
     np.testing.assert_array_equal(bs.make("CartPole-v1").reset(seed=10)[0], first[1])
     assert not np.array_equal(env.reset()[0], first)
     assert not np.array_equal(bs.make("CartPole-v1").reset()[0], bs.make("CartPole-v1").reset()[0])
-    for bad, error in [(-1, ValueError), (1.5, TypeError), ("1", TypeError), ([1, 2], ValueError), (2**64, ValueError)]:
+    for bad, error in [
+        (-1, ValueError),
+        (1.5, TypeError),
+        ("1", TypeError),
+        ([1, 2], ValueError),
+        (2**64, ValueError),
+    ]:
         with pytest.raises(error):
             env.reset(seed=bad)
 
@@ -288,7 +297,9 @@ def test_wrong_actions(vector):
         (np.array([1, 0, 1]), ValueError),
     ]:
         with pytest.raises(error):
-            discrete.step(np.array([action, 0]) if vector and isinstance(action, int | float) else action)
+            discrete.step(
+                np.array([action, 0]) if vector and isinstance(action, int | float) else action
+            )
     shape = (2, 1) if vector else (1,)
     for action, error in [
         (np.full(shape, np.nan, np.float32), ValueError),
@@ -314,7 +325,13 @@ def test_kinds_of_actions():
         env.reset(seed=0)
         return env.step(action)[0].tolist()
 
-    assert state(1) == state(np.int64(1)) == state(np.array(1)) == state(np.int32(1)) == state(np.uint8(1))
+    assert (
+        state(1)
+        == state(np.int64(1))
+        == state(np.array(1))
+        == state(np.int32(1))
+        == state(np.uint8(1))
+    )
     one = bs.make("CartPole-v1")
     one.reset(seed=0)
     assert one.step(action=1)[0].tolist() == state(1)
@@ -325,7 +342,13 @@ def test_kinds_of_actions():
         return env.step(actions)[0].tolist()
 
     plain = states(np.array([0, 1]))
-    for actions in ([0, 1], (0, 1), np.array([0, 1], np.uint8), np.array([0, 9, 1, 9])[::2], bs.tensor([0, 1])):
+    for actions in (
+        [0, 1],
+        (0, 1),
+        np.array([0, 1], np.uint8),
+        np.array([0, 9, 1, 9])[::2],
+        bs.tensor([0, 1]),
+    ):
         assert states(actions) == plain
 
 
@@ -357,7 +380,12 @@ def test_save_and_load():
     twins = [copy.deepcopy(env), pickle.loads(pickle.dumps(env))]
     after = env.step(0)[0].tolist()
     assert [twin.step(0)[0].tolist() for twin in twins] == [after, after]
-    for bad, error in [(b"", ValueError), (state[:-1], ValueError), (b"x" * 64, ValueError), (3, TypeError)]:
+    for bad, error in [
+        (b"", ValueError),
+        (state[:-1], ValueError),
+        (b"x" * 64, ValueError),
+        (3, TypeError),
+    ]:
         with pytest.raises(error):
             env.load(bad)
     with pytest.raises(ValueError):
@@ -408,7 +436,9 @@ def test_text_environment():
         batch.step("ab")
 
 
-@pytest.mark.parametrize("env_id", [i for i in IDS if bs.env_spec(i)["action"][0]["kind"] != "text"])
+@pytest.mark.parametrize(
+    "env_id", [i for i in IDS if bs.env_spec(i)["action"][0]["kind"] != "text"]
+)
 def test_render(env_id):
     env = bs.make(env_id, render_mode="rgb_array")
     env.reset(seed=0)
@@ -423,3 +453,25 @@ def test_render(env_id):
     pictures = batch.render()
     assert len(pictures) == 2
     np.testing.assert_array_equal(pictures[0], picture)
+
+
+def test_human_mode(monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    env = bs.make("CartPole-v1", render_mode="human")
+    try:
+        env.reset(seed=0)
+    except OSError as error:
+        pytest.skip(str(error))
+    for _ in range(3):
+        assert env.step(0)[1] == 1.0
+    assert env.render() is None
+    env.close()
+    env.close()
+
+
+def test_human_mode_needs_a_display(monkeypatch):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(name, raising=False)
+    env = bs.make("CartPole-v1", render_mode="human")
+    with pytest.raises(OSError, match="window"):
+        env.reset(seed=0)

@@ -217,9 +217,11 @@ def test_get_item(key):
     source = np.arange(30, dtype=np.float32).reshape(5, 3, 2)
     x = bs.tensor(source)
     same(x[key], source[key])
-    wrapped = tuple(bs.tensor(k) if isinstance(k, np.ndarray) else k for k in key) if isinstance(
-        key, tuple
-    ) else (bs.tensor(key) if isinstance(key, np.ndarray) else key)
+    wrapped = (
+        tuple(bs.tensor(k) if isinstance(k, np.ndarray) else k for k in key)
+        if isinstance(key, tuple)
+        else (bs.tensor(key) if isinstance(key, np.ndarray) else key)
+    )
     same(x[wrapped], source[key])
 
 
@@ -343,7 +345,11 @@ def test_arguments():
         (lambda: bs.exp("text"), TypeError, "tensor"),
         (lambda: bs.exp(None), TypeError, "tensor"),
         (lambda: x @ bs.zeros(2, 2), ValueError, "inner sizes|matmul"),
-        (lambda: bs.linear(x, bs.zeros(4, 3), activation="relux"), ValueError, "did you mean 'relu'"),
+        (
+            lambda: bs.linear(x, bs.zeros(4, 3), activation="relux"),
+            ValueError,
+            "did you mean 'relu'",
+        ),
         (lambda: bs.tensor([[1.0], [1.0, 2.0]]), ValueError, "ragged"),
         (lambda: bs.tensor({"a": 1}), TypeError, "dict"),
         (lambda: bs.tensor(np.array([1 + 2j])), TypeError, "complex128"),
