@@ -1,22 +1,17 @@
 // A batch of environments: the native half of bessemer.VectorEnv.
-#include <chrono>
+#include "python/native/env_vector.h"
+
 #include <cstring>
 #include <map>
 #include <memory>
 
-#include "envs/render/canvas.h"
 #include "python/native/arguments.h"
-#include "python/native/env_values.h"
 
 namespace bessemer::python {
 namespace {
 
 /// Batches below this many rows step faster than another thread could take the interpreter.
 constexpr int64_t kReleaseRows = 64;
-
-double clock_seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 /// One pool for each number of threads, shared by the environments that ask for it.
 std::shared_ptr<ThreadPool> shared_pool(int threads) {
@@ -26,107 +21,14 @@ std::shared_ptr<ThreadPool> shared_pool(int threads) {
   return pool;
 }
 
-/// Arrays of one step's results.
-struct Results {
-  ObservationWriter::Arrays obs;
-  Owned reward, terminated, truncated;  // float64, bool, bool
-};
-
-struct Core {
-  std::shared_ptr<ThreadPool> pool;
-  std::unique_ptr<EnvBatch> batch;
-  int64_t rows;
-  ActionReader actions;
-  ObservationWriter writer;
-  bool copy, statistics;
-  StepBuffers out;
-  Results kept;                         // copy=False: what every step returns
-  ObservationWriter::Arrays final_obs;  // dense, same_step only
-  Owned final_value;                    // the same as a Python value
-  std::vector<float> reward, episode_return;
-  std::vector<int64_t> episode_length;
-  std::vector<uint8_t> fault, ended;  // `ended`: the last step ended the row's episode
-  std::vector<double> started;        // clock at the start of each row's episode
-  std::vector<std::vector<float>> components;
-  std::vector<int64_t> ids;
-  int64_t choices = 0;  // of the action mask
-  std::unique_ptr<Canvas> canvas;
-
-  Core(std::shared_ptr<ThreadPool> threads, std::unique_ptr<EnvBatch> made, bool fresh, bool stats)
-      : pool(std::move(threads)),
-        batch(std::move(made)),
-        rows(batch->rows()),
-        actions(batch->spec().action[0], rows),
-        writer(batch->spec().observation, rows),
-        copy(fresh),
-        statistics(stats) {
-    const auto count = static_cast<size_t>(rows);
-    const Spec& spec = batch->spec();
-    reward.resize(count);
-    fault.resize(count);
-    ended.resize(count);
-    out.reward = reward.data();
-    out.fault = fault.data();
-    if (statistics) {
-      episode_return.resize(count);
-      episode_length.resize(count);
-      started.resize(count, clock_seconds());
-      out.episode_return = episode_return.data();
-      out.episode_length = episode_length.data();
-    }
-    if (batch->autoreset() == Autoreset::same_step) {
-      writer.prepare(final_obs);
-      for (size_t c = 0; c < final_obs.arrays.size(); ++c) {
-        if (final_obs.arrays[c]) {
-          PyArrayObject* array = as_array(final_obs.arrays[c].get());
-          std::memset(PyArray_DATA(array), 0, static_cast<size_t>(PyArray_NBYTES(array)));
-        }
-      }
-      out.final_obs = final_obs.pointers;
-      out.ragged_final_obs = final_obs.ragged;
-    }
-    components.assign(spec.rewards.size(), std::vector<float>(count));
-    for (auto& values : components) out.rewards.push_back(values.data());
-    if (spec.action_mask) {
-      for (const int64_t n : spec.action[0].n) choices += n;
-    }
-    if (!copy) make_results(kept);
-  }
-
-  void make_results(Results& results) {
-    const npy_intp shape[] = {rows};
-    writer.prepare(results.obs);
-    results.reward = own(new_array(1, shape, NPY_FLOAT64));
-    results.terminated = own(new_array(1, shape, NPY_BOOL));
-    results.truncated = own(new_array(1, shape, NPY_BOOL));
-  }
-};
-
 struct PyVectorCore {
-  PyObject_HEAD Core* core;
+  PyObject_HEAD VectorCore* core;
 };
 
-Core& core_of(PyObject* self) {
-  Core* core = reinterpret_cast<PyVectorCore*>(self)->core;
+VectorCore& core_of(PyObject* self) {
+  VectorCore* core = reinterpret_cast<PyVectorCore*>(self)->core;
   BESSEMER_CHECK(core, ValueError, "the environments are closed or were never made");
   return *core;
-}
-
-Owned vector_array(int64_t rows, int type, bool zeroed) {
-  npy_intp shape[] = {rows};
-  return own(zeroed ? PyArray_ZEROS(1, shape, type, 0) : PyArray_SimpleNew(1, shape, type));
-}
-template <class T>
-T* data_of(const Owned& array) {
-  return static_cast<T*>(PyArray_DATA(as_array(array.get())));
-}
-void put(PyObject* dictionary, const char* key, const Owned& value) {
-  check_python(PyDict_SetItemString(dictionary, key, value.get()) == 0);
-}
-Owned full_mask(int64_t rows) {
-  Owned mask = vector_array(rows, NPY_BOOL, false);
-  std::memset(data_of<uint8_t>(mask), 1, static_cast<size_t>(rows));
-  return mask;
 }
 
 /// Calls `body` without the interpreter's lock where the batch is worth it.
@@ -143,142 +45,7 @@ void without_lock(int64_t rows, Body&& body) {
   body();
 }
 
-/// Arrays for what every row has: action mask, reward components, info channels.
-struct RowInfos {
-  std::vector<Owned> channels;
-  Owned mask;
-
-  void prepare(Core& core, int64_t rows) {
-    const Spec& spec = core.batch->spec();
-    core.out.infos.clear();
-    for (const Channel& channel : spec.infos) {
-      npy_intp shape[kMaxDims + 1] = {rows};
-      int ndim = 1;
-      for (const int64_t size : channel.shape) shape[ndim++] = size;
-      channels.push_back(own(new_array(ndim, shape, numpy_type(channel.dtype))));
-      core.out.infos.push_back(PyArray_DATA(as_array(channels.back().get())));
-    }
-    if (core.choices > 0) {
-      const npy_intp shape[] = {rows, core.choices};
-      mask = own(new_array(2, shape, NPY_INT8));
-      core.out.action_mask = data_of<uint8_t>(mask);
-    }
-  }
-  void add(const Core& core, int64_t rows, PyObject* infos) const {
-    const Spec& spec = core.batch->spec();
-    if (channels.empty() && !mask && core.components.empty()) return;
-    const Owned everywhere = full_mask(rows);
-    const auto add_one = [&](const std::string& name, const Owned& value) {
-      put(infos, name.c_str(), value);
-      put(infos, ("_" + name).c_str(), everywhere);
-    };
-    for (size_t c = 0; c < channels.size(); ++c) add_one(spec.infos[c].name, channels[c]);
-    for (size_t c = 0; c < core.components.size(); ++c) {
-      const Owned array = vector_array(rows, NPY_FLOAT32, false);
-      std::memcpy(data_of<float>(array), core.components[c].data(),
-                  static_cast<size_t>(rows) * sizeof(float));
-      add_one(spec.rewards[c].name, array);
-    }
-    if (mask) add_one("action_mask", mask);
-  }
-};
-
-/// True where any of the flags is set; they are 0 or 1.
-bool any_set(const uint8_t* flags, int64_t count) {
-  int64_t i = 0;
-  uint64_t all = 0;
-  for (; i + 8 <= count; i += 8) {
-    uint64_t word;
-    std::memcpy(&word, flags + i, 8);
-    all |= word;
-  }
-  for (; i < count; ++i) all |= flags[i];
-  return all != 0;
-}
-
-/// What only rows that ended or failed in this step have, as Gymnasium's wrappers lay it out.
-void add_endings(Core& core, const uint8_t* ended, int64_t rows, const int64_t* ids,
-                 PyObject* infos) {
-  Owned mask = vector_array(rows, NPY_BOOL, false);
-  std::memcpy(data_of<uint8_t>(mask), ended, static_cast<size_t>(rows));
-  if (core.statistics) {
-    const Owned returns = vector_array(rows, NPY_FLOAT64, true),
-                lengths = vector_array(rows, NPY_INT64, true),
-                times = vector_array(rows, NPY_FLOAT64, true);
-    const double now = clock_seconds();
-    for (int64_t i = 0; i < rows; ++i) {
-      if (!ended[i]) continue;
-      const int64_t at = ids ? ids[i] : i;
-      data_of<double>(returns)[i] = core.episode_return[i];
-      data_of<int64_t>(lengths)[i] = core.episode_length[i];
-      data_of<double>(times)[i] = now - core.started[at];
-      core.started[at] = now;
-    }
-    const Owned episode = own(PyDict_New());
-    put(episode.get(), "r", returns);
-    put(episode.get(), "l", lengths);
-    put(episode.get(), "t", times);
-    put(infos, "episode", episode);
-    put(infos, "_episode", mask);
-  }
-  if (core.batch->autoreset() == Autoreset::same_step) {
-    const Owned each = vector_array(rows, NPY_OBJECT, true);
-    for (int64_t i = 0; i < rows; ++i) {
-      if (!ended[i]) continue;
-      // ZEROS of objects holds None or null; both are replaced here.
-      Owned value = own(core.writer.row(core.final_obs, i));
-      PyObject** slot = data_of<PyObject*>(each) + i;
-      Py_XSETREF(*slot, value.release());
-    }
-    for (int64_t i = 0; i < rows; ++i) {
-      PyObject** slot = data_of<PyObject*>(each) + i;
-      if (!ended[i]) Py_XSETREF(*slot, Py_NewRef(Py_None));
-    }
-    put(infos, "final_obs", each);
-    put(infos, "_final_obs", mask);
-    put(infos, "final_info", own(PyDict_New()));
-    put(infos, "_final_info", mask);
-  }
-}
-
-void add_faults(Core& core, int64_t rows, const int64_t* ids, PyObject* infos) {
-  const Owned reasons = vector_array(rows, NPY_OBJECT, true),
-              mask = vector_array(rows, NPY_BOOL, false);
-  for (int64_t i = 0; i < rows; ++i) {
-    data_of<uint8_t>(mask)[i] = core.fault[i] != 0;
-    Owned reason(core.fault[i]
-                     ? own(PyUnicode_FromString(core.batch->fault_reason(ids ? ids[i] : i).c_str()))
-                     : Owned(Py_NewRef(Py_None)));
-    Py_XSETREF(data_of<PyObject*>(reasons)[i], reason.release());
-  }
-  put(infos, "fault", reasons);
-  put(infos, "_fault", mask);
-}
-
-/// The 5-tuple of `rows` rows whose arrays `results` holds.
-PyObject* finish_step(Core& core, const Results& results, int64_t rows, const int64_t* ids,
-                      const RowInfos& row_infos) {
-  double* reward = data_of<double>(results.reward);
-  for (int64_t i = 0; i < rows; ++i) reward[i] = core.reward[i];
-  const uint8_t* terminated = data_of<uint8_t>(results.terminated);
-  const uint8_t* truncated = data_of<uint8_t>(results.truncated);
-  for (int64_t i = 0; i < rows; ++i) core.ended[i] = terminated[i] | truncated[i];
-  Owned infos = own(PyDict_New());
-  row_infos.add(core, rows, infos.get());
-  if (any_set(core.ended.data(), rows))
-    add_endings(core, core.ended.data(), rows, ids, infos.get());
-  if (any_set(core.fault.data(), rows)) add_faults(core, rows, ids, infos.get());
-  Owned observation = own(core.writer.finish(results.obs));
-  Owned tuple = own(PyTuple_New(5));
-  PyTuple_SET_ITEM(tuple.get(), 0, observation.release());
-  PyTuple_SET_ITEM(tuple.get(), 1, Py_NewRef(results.reward.get()));
-  PyTuple_SET_ITEM(tuple.get(), 2, Py_NewRef(results.terminated.get()));
-  PyTuple_SET_ITEM(tuple.get(), 3, Py_NewRef(results.truncated.get()));
-  PyTuple_SET_ITEM(tuple.get(), 4, infos.release());
-  return tuple.release();
-}
-
-void point_at(Core& core, const Results& results) {
+void point_at(VectorCore& core, const Results& results) {
   core.out.obs = results.obs.pointers;
   core.out.ragged_obs = results.obs.ragged;
   core.out.terminated = data_of<uint8_t>(results.terminated);
@@ -293,7 +60,7 @@ PyObject* vector_step(PyObject* self, PyObject* const* args, Py_ssize_t count, P
           PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, 0), "actions") == 0;
       BESSEMER_CHECK(keyword, TypeError, "step() takes one argument, the actions");
     }
-    Core& core = core_of(self);
+    VectorCore& core = core_of(self);
     const Actions actions = core.actions.read(args[0]);
     Results fresh;
     Results& results = core.copy ? fresh : core.kept;
@@ -312,7 +79,7 @@ PyObject* vector_send(PyObject* self, PyObject* const* args, Py_ssize_t count, P
     PyObject* slots[2];
     Owned rest;
     bind_arguments(signature, nullptr, args, count, names, slots, false, rest);
-    Core& core = core_of(self);
+    VectorCore& core = core_of(self);
     std::vector<int64_t> ids;
     if (slots[1] == Py_None) {
       for (int64_t i = 0; i < core.batch->num_envs(); ++i) ids.push_back(i);
@@ -339,7 +106,7 @@ PyObject* vector_recv(PyObject* self, PyObject* const* args, Py_ssize_t count, P
     PyObject* slots[1];
     Owned rest;
     bind_arguments(signature, nullptr, args, count, names, slots, false, rest);
-    Core& core = core_of(self);
+    VectorCore& core = core_of(self);
     const int64_t wanted = slots[0] == Py_None ? 1 : integer_from(slots[0], "[recv] at_least");
     Results results;
     core.make_results(results);
@@ -400,7 +167,7 @@ PyObject* vector_reset(PyObject* self, PyObject* const* args, Py_ssize_t count, 
     PyObject* slots[2];
     Owned rest;
     bind_arguments(signature, nullptr, args, 0, names, slots, false, rest);
-    Core& core = core_of(self);
+    VectorCore& core = core_of(self);
     const int64_t envs = core.batch->num_envs();
     std::vector<uint64_t> seeds = seeds_from(slots[0], envs);
     std::vector<uint8_t> mask;
@@ -454,7 +221,7 @@ PyObject* vector_reset(PyObject* self, PyObject* const* args, Py_ssize_t count, 
 
 PyObject* vector_save(PyObject* self, PyObject*) {
   return guarded([&] {
-    Core& core = core_of(self);
+    VectorCore& core = core_of(self);
     Owned list = own(PyList_New(0));
     for (int64_t i = 0; i < core.batch->num_envs(); ++i) {
       const std::string state = core.batch->save(i);
@@ -468,7 +235,7 @@ PyObject* vector_save(PyObject* self, PyObject*) {
 
 PyObject* vector_load(PyObject* self, PyObject* states) {
   return guarded([&] {
-    Core& core = core_of(self);
+    VectorCore& core = core_of(self);
     const Owned items = own(PySequence_Fast(states, "load() takes the list of save()"));
     BESSEMER_CHECK(PySequence_Fast_GET_SIZE(items.get()) == core.batch->num_envs(), ValueError,
                    "load(): ", PySequence_Fast_GET_SIZE(items.get()), " states for ",
@@ -491,7 +258,7 @@ PyObject* vector_load(PyObject* self, PyObject* states) {
 
 PyObject* vector_picture(PyObject* self, PyObject* index) {
   return guarded([&] {
-    Core& core = core_of(self);
+    VectorCore& core = core_of(self);
     if (!core.canvas) {
       const Spec& spec = core.batch->spec();
       core.canvas = std::make_unique<Canvas>(spec.render_width, spec.render_height);
@@ -507,7 +274,7 @@ PyObject* vector_picture(PyObject* self, PyObject* index) {
 
 PyObject* get_final_obs(PyObject* self, void*) {
   return guarded([&]() -> PyObject* {
-    Core& core = core_of(self);
+    VectorCore& core = core_of(self);
     if (core.batch->autoreset() != Autoreset::same_step) Py_RETURN_NONE;
     return core.writer.finish(core.final_obs);
   });
@@ -547,8 +314,8 @@ int vector_init(PyObject* self, PyObject* args, PyObject* keywords) {
     if (threads == 0) threads = core_count();
     if (threads > 1) pool = shared_pool(threads);
     settings.pool = pool.get();
-    auto core = std::make_unique<Core>(pool, make_batch(text_of(id, "environment id"), settings),
-                                       copy, statistics);
+    auto core = std::make_unique<VectorCore>(
+        pool, make_batch(text_of(id, "environment id"), settings), copy, statistics);
     auto* object = reinterpret_cast<PyVectorCore*>(self);
     delete object->core;
     object->core = core.release();
