@@ -3,6 +3,7 @@
 #include "forge/commands.h"
 #include "forge/interrupt.h"
 #include "forge/launch.h"
+#include "forge/recipe_keys.h"
 
 namespace bessemer {
 
@@ -30,6 +31,10 @@ Words sort_words(const Arguments& arguments) {
 }  // namespace
 
 int command_run(const Arguments& arguments) {
+  if (arguments.has("--keys")) {
+    std::fputs(recipe_keys_markdown().c_str(), stdout);
+    return kExitOk;
+  }
   const Words words = sort_words(arguments);
   const std::string* resume = arguments.find("--resume");
   const bool fork = arguments.has("--fork"), force = arguments.has("--force");

@@ -21,6 +21,7 @@ std::vector<Entry> command_table() {
         "RECIPE [a.b=c ...] | --resume DIR [a.b=c ...]",
         "train what a recipe says",
         {{"--dry-run", {}, "print the plan and stop"},
+         {"--keys", {}, "print every key of a recipe, as Markdown, and stop"},
          {"--resume", "DIR", "go on with the run in DIR, bit for bit"},
          {"--fork", {}, "with --resume: a new run in out=NEW that starts from DIR's checkpoint"},
          {"--force", {}, "replace a run folder that exists"}},

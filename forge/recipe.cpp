@@ -4,6 +4,8 @@
 #include <charconv>
 #include <cmath>
 
+#include "forge/recipe_keys.h"
+
 namespace bessemer {
 
 namespace {
@@ -76,15 +78,6 @@ bool to_integer(const RecipeNode& node, int64_t& out) {
 std::string join(std::span<const std::string> names) {
   std::string out;
   for (size_t i = 0; i < names.size(); ++i) out += cat(i ? ", " : "", names[i]);
-  return out;
-}
-
-std::string range_text(const FieldInfo& info) {
-  const bool low = std::isfinite(info.min), high = std::isfinite(info.max);
-  std::string out;
-  if (low) out += cat(info.exclusive_min ? "above " : "at least ", info.min);
-  if (low && high) out += " and ";
-  if (high) out += cat("at most ", info.max);
   return out;
 }
 

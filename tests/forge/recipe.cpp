@@ -4,6 +4,7 @@
 
 #include "core/base/rng.h"
 #include "forge/config.h"
+#include "forge/recipe_keys.h"
 
 using namespace bessemer;
 
@@ -212,6 +213,15 @@ TEST_CASE("recipe: what may change when a run is resumed") {
   CHECK_THROWS_WITH_AS(check_resumable(scheduled, load(kRecipe, {"trainer.lr_schedule=linear",
                                                                  "trainer.total_steps=2000000"})),
                        doctest::Contains("a schedule of the run depends on it"), RecipeError);
+}
+
+TEST_CASE("recipe: docs/recipes.md lists every key as it is") {
+  const std::string page = read_text_file(BESSEMER_SOURCE "/docs/recipes.md");
+  const std::string table = recipe_keys_markdown();
+  CHECK_MESSAGE(page.find(table) != std::string::npos,
+                "`bessemer run --keys` prints what docs/recipes.md should hold");
+  CHECK(table.find("| `trainer.lr` | number | `3e-04` |") != std::string::npos);
+  for (const RecipeKey& key : recipe_keys()) CHECK_MESSAGE(!key.doc.empty(), key.path);
 }
 
 TEST_CASE("recipe: mutated recipes give an error or a recipe, never a crash") {
