@@ -1,0 +1,182 @@
+#include "rollout/sampler.h"
+
+#include <cstring>
+#include <doctest/doctest.h>
+#include <limits>
+
+#include "tests/rollout/toy.h"
+
+using namespace bessemer;
+
+namespace {
+
+struct Rig {
+  Policy policy;
+  Normalizer normalizer;
+  std::unique_ptr<Sampler> sampler;
+  std::vector<EpisodeEnd> episodes;
+
+  Rig(std::unique_ptr<EnvBatch> envs, const SamplerOptions& options,
+      const PolicyOptions& model = {})
+      : policy(envs->spec().observation[0], envs->spec().action[0], model, options.seed),
+        normalizer({}, envs->spec().observation[0].dtype, envs->spec().observation[0].numel(),
+                   envs->rows()) {
+    sampler = std::make_unique<Sampler>(std::move(envs), policy, normalizer, options);
+  }
+  const Rollout& collect(int64_t version = 0) {
+    sampler->collect(version, episodes);
+    return sampler->rollout();
+  }
+};
+
+BatchOptions batch_options(int64_t num, ThreadPool* pool = nullptr) {
+  BatchOptions options;
+  options.num_envs = num;
+  options.autoreset = Autoreset::same_step;
+  options.pool = pool;
+  return options;
+}
+
+std::unique_ptr<EnvBatch> toys(const test::Toy& toy, int64_t num) {
+  return test::factory(toy)(batch_options(num));
+}
+
+}  // namespace
+
+TEST_CASE("the buffer holds what the environments did, over the borders of rollouts") {
+  SamplerOptions options;
+  options.steps = 5;
+  options.truncation_bootstrap = false;
+  Rig rig(toys(test::clock_toy(3, false), 2), options);
+  int64_t life = 0;
+  for (int64_t version = 7; version < 10; ++version) {
+    const Rollout& data = rig.collect(version);
+    const auto* obs = reinterpret_cast<const float*>(data.obs.data());
+    for (int64_t t = 0; t < 5; ++t, ++life) {
+      for (int64_t r = 0; r < 2; ++r) {
+        const int64_t i = t * 2 + r;
+        CHECK(obs[i * 2 + 1] == static_cast<float>(life % 3));
+        CHECK(data.reward[i] == static_cast<float>(life % 3));
+        CHECK(data.ended[i] == (life % 3 == 2));
+        CHECK(data.starts[i] == (life % 3 == 0));
+        CHECK(data.version[i] == version);
+        CHECK(data.log_prob[i] < 0);
+      }
+    }
+  }
+  CHECK(rig.episodes.size() == 10);
+  CHECK(rig.episodes[0].total == 3);
+  CHECK(rig.episodes[0].length == 3);
+}
+
+TEST_CASE("a truncated episode's last reward gets gamma times the final observation's value") {
+  for (bool truncates : {true, false}) {
+    SamplerOptions options;
+    options.steps = 4;
+    options.gamma = 0.9;
+    Rig rig(toys(test::clock_toy(3, truncates), 1), options);
+    const Rollout& data = rig.collect();
+    const auto* obs = reinterpret_cast<const float*>(data.obs.data());
+    NoGrad no_grad;
+    const float final_obs[] = {obs[0], 3};  // same cue, t = 3
+    const double value =
+        rig.policy.value(Tensor::from(std::span<const float>(final_obs), {1, 2}), {}).item();
+    CHECK(data.reward[2] == doctest::Approx(2 + (truncates ? 0.9 * value : 0)));
+    CHECK(data.raw_reward[2] == 2);
+    CHECK(data.reward[1] == 1);
+    CHECK(data.ended[2] == 1);
+  }
+}
+
+TEST_CASE("a failed environment's sample is marked, valued as it was judged, and counted") {
+  SamplerOptions options;
+  options.steps = 4;
+  test::Toy toy = test::clock_toy(10, false);
+  toy.fault_at = 2;
+  Rig rig(toys(toy, 2), options);
+  const Rollout& data = rig.collect();
+  CHECK(data.faults == 1);
+  CHECK(data.fault_reason == "the toy broke");
+  CHECK(data.fault[4] == 1);
+  CHECK(data.ended[4] == 1);
+  CHECK(data.reward[4] == data.value[4]);
+  CHECK(data.fault[5] == 0);
+  CHECK(rig.episodes.empty());
+}
+
+TEST_CASE("log-probabilities of a rollout are, bit for bit, those of one forward pass over it") {
+  SamplerOptions options;
+  options.steps = 32;
+  Rig rig(make_batch("CartPole-v1", batch_options(4)), options);
+  const Rollout& data = rig.collect();
+  NoGrad no_grad;
+  const int64_t n = 128;
+  Tensor x = Tensor::empty({n, 4});
+  rig.normalizer.inputs(n, data.obs.data(), x.data<float>());
+  const Policy::Outputs out = rig.policy.forward(x, {});
+  nn::ActionInputs in;
+  in.rows = n;
+  in.outputs = out.action.data<float>();
+  nn::ActionScratch scratch;
+  std::vector<float> log_prob(n);
+  rig.policy.distribution().prepare(in, scratch);
+  rig.policy.distribution().evaluate(in, scratch, data.actions.data(), log_prob.data(), nullptr);
+  CHECK(std::memcmp(log_prob.data(), data.log_prob.data(), n * sizeof(float)) == 0);
+  CHECK(std::memcmp(out.value.data<float>(), data.value.data(), n * sizeof(float)) == 0);
+}
+
+TEST_CASE("threads and neighbours do not change a row") {
+  SamplerOptions options;
+  options.steps = 64;
+  ThreadPool three(3);
+  Rig one(make_batch("CartPole-v1", batch_options(8)), options);
+  Rig threaded(make_batch("CartPole-v1", batch_options(8, &three)), options);
+  Rig fewer(make_batch("CartPole-v1", batch_options(3)), options);
+  for (int round = 0; round < 3; ++round) {
+    const Rollout& a = one.collect();
+    const Rollout& b = threaded.collect();
+    const Rollout& c = fewer.collect();
+    CHECK(a.obs == b.obs);
+    CHECK(a.actions == b.actions);
+    CHECK(a.reward == b.reward);
+    for (int64_t t = 0; t < 64; ++t)
+      for (int64_t r = 0; r < 3; ++r) REQUIRE(a.value[t * 8 + r] == c.value[t * 3 + r]);
+  }
+}
+
+TEST_CASE("recurrent states start at zero, run on between rollouts and restart with episodes") {
+  PolicyOptions model;
+  model.kind = PolicyOptions::Kind::gru;
+  model.hidden = {8};
+  model.recurrent_size = 4;
+  SamplerOptions options;
+  options.steps = 5;
+  Rig rig(toys(test::clock_toy(4, false), 2), options, model);
+  for (float x : rig.collect().state) CHECK(x == 0);
+  const std::vector<float> after = rig.sampler->states();
+  const Rollout& second = rig.collect();
+  CHECK(second.state == after);
+  CHECK(after[0] != 0);
+  NoGrad no_grad;
+  Tensor state = Tensor::from(std::span<const float>(second.state), {2, 8});
+  for (int64_t t = 0; t < 5; ++t) {
+    if (second.starts[t * 2]) state = Tensor::zeros({2, 8});
+    const auto* obs = reinterpret_cast<const float*>(second.obs.data()) + t * 4;
+    const Policy::Outputs out = rig.policy.forward(Tensor::from(std::span(obs, 4), {2, 2}), state);
+    CHECK(out.value.data<float>()[0] == second.value[t * 2]);
+    state = out.state;
+  }
+}
+
+TEST_CASE("outputs that are not finite stop the sampler") {
+  SamplerOptions options;
+  options.steps = 4;
+  test::Toy toy = test::clock_toy(3, false);
+  toy.observe = [](uint32_t, int64_t t, void* obs) {
+    auto* x = static_cast<float*>(obs);
+    x[0] = t == 2 ? std::numeric_limits<float>::quiet_NaN() : 0.0f;
+    x[1] = 0;
+  };
+  Rig rig(toys(toy, 1), options);
+  CHECK_THROWS_AS(rig.collect(), NotFiniteError);
+}
