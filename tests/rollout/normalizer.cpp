@@ -1,8 +1,8 @@
 #include "rollout/normalizer.h"
 
+#include <doctest/doctest.h>
 #include <algorithm>
 #include <cmath>
-#include <doctest/doctest.h>
 
 #include "core/base/rng.h"
 #include "rollout/runner.h"

@@ -1,7 +1,7 @@
 #include "rollout/policy.h"
 
-#include <cmath>
 #include <doctest/doctest.h>
+#include <cmath>
 
 #include "autograd/engine.h"
 #include "tests/rollout/toy.h"

@@ -1,7 +1,7 @@
 #include "rollout/sampler.h"
 
-#include <cstring>
 #include <doctest/doctest.h>
+#include <cstring>
 #include <limits>
 
 #include "tests/rollout/toy.h"
