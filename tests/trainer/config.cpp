@@ -1,7 +1,7 @@
 #include "trainer/config.h"
 
-#include <algorithm>
 #include <doctest/doctest.h>
+#include <algorithm>
 #include <fstream>
 #include <sstream>
 
