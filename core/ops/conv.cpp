@@ -228,7 +228,7 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, int64_t
                  ValueError, "[conv2d] bias ", bias.shape(), " does not fit weight ",
                  weight.shape());
   BESSEMER_CHECK(dtype_is_float(weight.dtype()), TypeError, "[conv2d] the weight is ",
-                 dtype_name(weight.dtype()));
+                 dtype_name(weight.dtype()), ", expected a floating dtype");
   if (x.dtype() != weight.dtype())
     return conv2d(cast(x, weight.dtype()), weight, bias, stride, padding);
   if (bias.defined() && bias.dtype() != weight.dtype())

@@ -363,7 +363,7 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias,
                  ValueError, "[linear] bias ", bias.shape(), " does not fit weight ",
                  weight.shape());
   BESSEMER_CHECK(dtype_is_float(weight.dtype()), TypeError, "[linear] the weight is ",
-                 dtype_name(weight.dtype()));
+                 dtype_name(weight.dtype()), ", expected a floating dtype");
   if (x.dtype() != weight.dtype()) return linear(cast(x, weight.dtype()), weight, bias, activation);
   if (bias.defined() && bias.dtype() != weight.dtype())
     return linear(x, weight, cast(bias, weight.dtype()), activation);
@@ -380,6 +380,8 @@ Tensor activation_backward(const Tensor& y, const Tensor& g, cpu::Activation act
   BESSEMER_CHECK(activation == cpu::Activation::relu || activation == cpu::Activation::tanh ||
                      activation == cpu::Activation::sigmoid,
                  ValueError, "[activation_backward] needs relu, tanh or sigmoid");
+  BESSEMER_CHECK(dtype_is_float(y.dtype()), TypeError, "[activation_backward] y is ",
+                 dtype_name(y.dtype()), ", expected a floating dtype");
   BESSEMER_CHECK(y.sizes() == g.sizes() && y.dtype() == g.dtype(), ValueError,
                  "[activation_backward] y ", y.shape(), " and g ", g.shape(), " differ");
   return apply(OpId::activation_backward, Attrs::of(LinearAttrs{activation}), y, g);
