@@ -19,35 +19,7 @@ struct Product {
   int64_t a_row, a_col, b_row, b_col;
 };
 
-/// Columns are computed in panels of kPanel, so a narrow C wastes most of each. Where A's columns
-/// are dense (a weight's gradient: A = gᵀ) the transposed product is as cheap to read and wide: the
-/// same chains, the same bits, then a small transposition (measured 7 times faster for 64 x 4).
-constexpr int64_t kNarrow = cpu::kPanel / 2;
-constexpr int64_t kNarrowFloats = 4096;
-
-bool multiply_narrow(const Product& p, const float* a, const float* b, float* c) {
-  if (p.n > kNarrow || p.m < 2 * p.n || p.a_row != 1 || p.m * p.n > kNarrowFloats) return false;
-  float turned[kNarrowFloats];
-  cpu::Gemm g;
-  g.m = p.n;
-  g.n = p.m;
-  g.k = p.k;
-  g.a = b;
-  g.a_row = p.b_col;
-  g.a_col = p.b_row;
-  g.b = a;
-  g.b_row = p.a_col;
-  g.b_col = p.a_row;
-  g.c = turned;
-  g.c_row = p.m;
-  cpu::kernels().gemm(g, nullptr);
-  for (int64_t i = 0; i < p.m; ++i)
-    for (int64_t j = 0; j < p.n; ++j) c[i * p.n + j] = turned[j * p.m + i];
-  return true;
-}
-
 void multiply(const Product& p, const float* a, const float* b, float* c, ThreadPool* pool) {
-  if (multiply_narrow(p, a, b, c)) return;
   cpu::Gemm g;
   g.m = p.m;
   g.n = p.n;
