@@ -15,6 +15,11 @@ struct alignas(64) Block {
 
 template <class T>
 BESSEMER_INLINE void copy_strided(int64_t n, T* out, int64_t step_out, const T* x, int64_t step_x) {
+  if (step_x == 0 && step_out == 1) {  // one value for all, as in x * 2: whole vectors
+    const T value = *x;
+    for (int64_t i = 0; i < n; ++i) out[i] = value;
+    return;
+  }
   for (int64_t i = 0; i < n; ++i) out[i * step_out] = x[i * step_x];
 }
 BESSEMER_INLINE void copy_elements(int size, int64_t n, void* out, int64_t step_out, const void* x,
