@@ -58,7 +58,7 @@ BESSEMER_INLINE void columns_store(const Columns& c, float* out, int64_t rows, N
 }
 /// The tree of lanes_sum and lanes_max over columns, of which those from n on are `absent`.
 template <class N, class Join>
-BESSEMER_INLINE void columns_join(const Columns& c, N n, float absent, float* out, Join join) {
+BESSEMER_INLINE Lanes columns_join(const Columns& c, N n, float absent, Join join) {
   Lanes s[16];
 #pragma GCC unroll 16
   for (int64_t j = 0; j < 16; ++j) s[j] = j < n ? lanes_load(c.at[j]) : lanes_all(absent);
@@ -66,17 +66,30 @@ BESSEMER_INLINE void columns_join(const Columns& c, N n, float absent, float* ou
   for (int l = 0; l < 8; ++l) s[l] = join(s[l], s[l + 8]);
 #pragma GCC unroll 4
   for (int l = 0; l < 4; ++l) s[l] = join(s[l], s[l + 4]);
-  lanes_store(out, join(join(s[0], s[2]), join(s[1], s[3])));
+  return join(join(s[0], s[2]), join(s[1], s[3]));
 }
 template <class N>
-BESSEMER_INLINE void columns_sum(const Columns& c, N n, float* sum) {
-  columns_join(c, n, 0.0f, sum, [](const Lanes& a, const Lanes& b) { return a + b; });
+BESSEMER_INLINE Lanes columns_sum(const Columns& c, N n) {
+  return columns_join(c, n, 0.0f, [](const Lanes& a, const Lanes& b) { return a + b; });
 }
 template <class N>
-BESSEMER_INLINE void columns_max(const Columns& c, N n, float* max) {
-  columns_join(c, n, -scalar::kInfinity, max,
-               [](const Lanes& a, const Lanes& b) { return lanes_max(a, b); });
+BESSEMER_INLINE Lanes columns_max(const Columns& c, N n) {
+  return columns_join(c, n, -scalar::kInfinity,
+                      [](const Lanes& a, const Lanes& b) { return lanes_max(a, b); });
 }
+
+/// Elements of the first n columns (n * 16 floats) through a scalar body. The count is hidden, so that the
+/// loop is vectorised and not unrolled into scalars first.
+template <class Body>
+BESSEMER_INLINE void columns_map(float* x, int64_t n, Body body) {
+  int64_t count = n * 16;
+  asm("" : "+r"(count));
+  count &= ~int64_t{15};
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) x[i] = body(x[i]);
+}
+BESSEMER_INLINE float body_exp(float x) { return scalar::exp(x); }
+BESSEMER_INLINE float body_log(float x) { return scalar::log(x); }
 
 /// Calls body(width, first row, count <= 16) over all rows of n <= 16 elements.
 template <class Body>
@@ -166,7 +179,7 @@ void sum_rows(int64_t rows, int64_t n, const float* x, int64_t row_stride, float
     columns_load(c, x + first * row_stride, row_stride, count, width);
     // Lanes start at 0, so that a sum of -0 is 0 for every n.
     for (int64_t j = 0; j < width; ++j) lanes_store(c.at[j], lanes_load(c.at[j]) + lanes_all(0.0f));
-    columns_sum(c, width, sum);
+    lanes_store(sum, columns_sum(c, width));
     for (int64_t r = 0; r < count; ++r) out[first + r] = sum[r];
   });
 }
@@ -180,7 +193,7 @@ void max_rows(int64_t rows, int64_t n, const float* x, int64_t row_stride, float
     Columns c;
     alignas(64) float max[16];
     columns_load(c, x + first * row_stride, row_stride, count, width);
-    columns_max(c, width, max);
+    lanes_store(max, columns_max(c, width));
     for (int64_t r = 0; r < count; ++r) out[first + r] = max[r];
   });
 }
@@ -230,17 +243,12 @@ void softmax_rows(int64_t rows, int64_t n, const float* x, float* out) {
   }
   each_sixteen(rows, n, [&](auto width, int64_t first, int64_t count) {
     Columns c;
-    alignas(64) float max[16], scale[16];
     columns_load(c, x + first * width, width, count, width);
-    columns_max(c, width, max);
-    for (int64_t j = 0; j < width; ++j) {
-      for (int r = 0; r < 16; ++r) c.at[j][r] = scalar::exp(c.at[j][r] - max[r]);
-    }
-    columns_sum(c, width, scale);
-    for (int r = 0; r < 16; ++r) scale[r] = 1.0f / scale[r];
-    for (int64_t j = 0; j < width; ++j) {
-      for (int r = 0; r < 16; ++r) c.at[j][r] *= scale[r];
-    }
+    const Lanes max = columns_max(c, width);
+    for (int64_t j = 0; j < width; ++j) lanes_store(c.at[j], lanes_load(c.at[j]) - max);
+    columns_map(c.at[0], width, body_exp);
+    const Lanes scale = lanes_all(1.0f) / columns_sum(c, width);
+    for (int64_t j = 0; j < width; ++j) lanes_store(c.at[j], lanes_load(c.at[j]) * scale);
     columns_store(c, out + first * width, count, width);
   });
 }
@@ -269,20 +277,19 @@ void log_softmax_rows(int64_t rows, int64_t n, const float* x, float* out) {
   }
   each_sixteen(rows, n, [&](auto width, int64_t first, int64_t count) {
     Columns c, e;
-    alignas(64) float max[16], log_sum[16];
+    alignas(64) float log_sum[16];
     columns_load(c, x + first * width, width, count, width);
-    columns_max(c, width, max);
+    const Lanes max = columns_max(c, width);
     for (int64_t j = 0; j < width; ++j) {
-      for (int r = 0; r < 16; ++r) {
-        c.at[j][r] -= max[r];
-        e.at[j][r] = scalar::exp(c.at[j][r]);
-      }
+      const Lanes shifted = lanes_load(c.at[j]) - max;
+      lanes_store(c.at[j], shifted);
+      lanes_store(e.at[j], shifted);
     }
-    columns_sum(e, width, log_sum);
-    for (int r = 0; r < 16; ++r) log_sum[r] = scalar::log(log_sum[r]);
-    for (int64_t j = 0; j < width; ++j) {
-      for (int r = 0; r < 16; ++r) c.at[j][r] -= log_sum[r];
-    }
+    columns_map(e.at[0], width, body_exp);
+    lanes_store(log_sum, columns_sum(e, width));
+    columns_map(log_sum, 1, body_log);
+    const Lanes shift = lanes_load(log_sum);
+    for (int64_t j = 0; j < width; ++j) lanes_store(c.at[j], lanes_load(c.at[j]) - shift);
     columns_store(c, out + first * width, count, width);
   });
 }
@@ -297,15 +304,15 @@ void softmax_backward_rows(int64_t rows, int64_t n, const float* y, const float*
   }
   each_sixteen(rows, n, [&](auto width, int64_t first, int64_t count) {
     Columns p, q, product;
-    alignas(64) float dot[16];
     columns_load(p, y + first * width, width, count, width);
     columns_load(q, g + first * width, width, count, width);
+    const Lanes zero = lanes_all(0.0f);
     for (int64_t j = 0; j < width; ++j) {
-      for (int r = 0; r < 16; ++r) product.at[j][r] = scalar::fma(q.at[j][r], p.at[j][r], 0.0f);
+      lanes_store(product.at[j], lanes_fma(lanes_load(q.at[j]), lanes_load(p.at[j]), zero));
     }
-    columns_sum(product, width, dot);
+    const Lanes dot = columns_sum(product, width);
     for (int64_t j = 0; j < width; ++j) {
-      for (int r = 0; r < 16; ++r) p.at[j][r] = p.at[j][r] * (q.at[j][r] - dot[r]);
+      lanes_store(p.at[j], lanes_load(p.at[j]) * (lanes_load(q.at[j]) - dot));
     }
     columns_store(p, dx + first * width, count, width);
   });
@@ -328,15 +335,14 @@ void log_softmax_backward_rows(int64_t rows, int64_t n, const float* y, const fl
   }
   each_sixteen(rows, n, [&](auto width, int64_t first, int64_t count) {
     Columns p, q;
-    alignas(64) float sum[16];
     columns_load(p, y + first * width, width, count, width);
     columns_load(q, g + first * width, width, count, width);
-    for (int64_t j = 0; j < width; ++j) lanes_store(q.at[j], lanes_load(q.at[j]) + lanes_all(0.0f));
-    columns_sum(q, width, sum);
+    const Lanes zero = lanes_all(0.0f);
+    for (int64_t j = 0; j < width; ++j) lanes_store(q.at[j], lanes_load(q.at[j]) + zero);
+    const Lanes negative = lanes_all(-1.0f) * columns_sum(q, width);
+    columns_map(p.at[0], width, body_exp);
     for (int64_t j = 0; j < width; ++j) {
-      for (int r = 0; r < 16; ++r) {
-        p.at[j][r] = scalar::fma(-scalar::exp(p.at[j][r]), sum[r], q.at[j][r]);
-      }
+      lanes_store(p.at[j], lanes_fma(lanes_load(p.at[j]), negative, lanes_load(q.at[j])));
     }
     columns_store(p, dx + first * width, count, width);
   });

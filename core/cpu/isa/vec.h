@@ -146,6 +146,11 @@ BESSEMER_INLINE Lanes operator*(const Lanes& a, const Lanes& b) {
   BESSEMER_PARTS r.part[i] = a.part[i] * b.part[i];
   return r;
 }
+BESSEMER_INLINE Lanes operator/(const Lanes& a, const Lanes& b) {
+  Lanes r;
+  BESSEMER_PARTS r.part[i] = a.part[i] / b.part[i];
+  return r;
+}
 BESSEMER_INLINE Lanes lanes_fma(const Lanes& a, const Lanes& b, const Lanes& c) {
   Lanes r;
   BESSEMER_PARTS r.part[i] = vec_fma(a.part[i], b.part[i], c.part[i]);
