@@ -110,6 +110,7 @@ TEST_CASE("gemm equals its definition for every layout") {
           check(*table, {2, 64, 1024, a, b, packed, false, false, true}, exact);
           check(*table, {64, 4, 256, a, b, packed, false, false, false}, exact);
           check(*table, {64, 3, 256, a, b, packed, false, false, true}, exact);
+          check(*table, {140, 520, 512, a, b, packed, true, false, false}, exact);
         }
       }
     }

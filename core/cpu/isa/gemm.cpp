@@ -11,8 +11,9 @@ namespace bessemer::cpu::BESSEMER_ISA {
 namespace {
 
 constexpr TileTable kTiles = make_tile_table();
-constexpr int64_t kGroup = 512;     // columns of B that are packed at a time: 768 KiB,
-constexpr int64_t kFewGroup = 64;   // or this many when few rows use them: 96 KiB
+constexpr int64_t kGroup = 512;    // columns of B that are packed at a time: 768 KiB,
+constexpr int64_t kFewGroup = 64;  // or this many when few rows use them: 96 KiB
+constexpr int64_t kFarRows = 512, kPayForPacking = 128;
 constexpr int64_t kTiny = 4;        // elements of C that are not worth packing for
 constexpr int64_t kFewColumns = 8;  // at most this many columns: the transpose
 constexpr int64_t kRowBlock = 240;  // rows of A that stay in L2: 360 KiB
@@ -57,6 +58,18 @@ void pack_panel(int64_t k, int64_t columns, const float* b, int64_t b_row, int64
   }
   for (; j < columns; ++j) {
     for (int64_t p = 0; p < k; ++p) out[p * kPanel + j] = b[p * b_row + j * b_col];
+  }
+}
+
+/// A block of A as [rows][depth].
+void copy_rows(int64_t rows, int64_t depth, const float* a, int64_t a_row, int64_t a_col,
+               float* out) {
+  for (int64_t i = 0; i < rows; ++i, a += a_row, out += depth) {
+    if (a_col == 1) {
+      __builtin_memcpy(out, a, static_cast<size_t>(depth) * sizeof(float));
+    } else {
+      for (int64_t p = 0; p < depth; ++p) out[p] = a[p * a_col];
+    }
   }
 }
 
@@ -122,7 +135,9 @@ Product plan(const Gemm& g) {
 
 /// Rows [m0, m1), columns [n0, n1) on this thread; n0 is a multiple of kPanel.
 void gemm_part(const Product& g, int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
-  const bool in_place = !g.b_packed && g.b_col == 1;
+  // Far rows of B cost address translations and collide in L1: many rows of A pay for packing them.
+  const bool far = g.b_row >= kFarRows && m1 - m0 >= kPayForPacking;
+  const bool in_place = !g.b_packed && g.b_col == 1 && !far;
   const int64_t blocks = g.k > 0 ? (g.k + kBlockK - 1) / kBlockK : 1;
   for (int64_t block = 0; block < blocks; ++block) {
     const int64_t p0 = block * kBlockK, depth = least(g.k - p0, kBlockK);
@@ -156,11 +171,12 @@ void gemm_part(const Product& g, int64_t m0, int64_t m1, int64_t n0, int64_t n1)
         const int64_t rows = least(kRowBlock, m1 - i0);
         const float* a = g.a + i0 * g.a_row + p0 * g.a_col;
         int64_t a_row = g.a_row, a_col = g.a_col;
-        if (a_row != 1 && a_col != 1) {
+        // Rows a multiple of 2 KiB apart share the few sets of L1 that a tile's rows then fight
+        // for.
+        const bool collide = a_col == 1 && a_row % kFarRows == 0 && columns >= kPayForPacking;
+        if ((a_row != 1 && a_col != 1) || (collide && rows > 1)) {
           float* copy = thread_scratch(1, static_cast<size_t>(kRowBlock * kBlockK));
-          for (int64_t i = 0; i < rows; ++i) {
-            for (int64_t p = 0; p < depth; ++p) copy[i * depth + p] = a[i * a_row + p * a_col];
-          }
+          copy_rows(rows, depth, a, a_row, a_col, copy);
           a = copy;
           a_row = depth;
           a_col = 1;

@@ -78,8 +78,8 @@ BESSEMER_INLINE Lanes columns_max(const Columns& c, N n) {
                       [](const Lanes& a, const Lanes& b) { return lanes_max(a, b); });
 }
 
-/// Elements of the first n columns (n * 16 floats) through a scalar body. The count is hidden, so that the
-/// loop is vectorised and not unrolled into scalars first.
+/// Elements of the first n columns (n * 16 floats) through a scalar body. The count is hidden, so
+/// that the loop is vectorised and not unrolled into scalars first.
 template <class Body>
 BESSEMER_INLINE void columns_map(float* x, int64_t n, Body body) {
   int64_t count = n * 16;
