@@ -27,7 +27,7 @@ CASES = {
 
 
 def errors(obs):
-    """Turn and climb errors of [n, 8] observations: a PD law towards the pad, see the C++ header."""
+    """Turn and climb errors of [n, 8] observations: a PD law towards the pad, as the C++ pilot."""
     x, y, vx, vy, angle, spin, left, right = np.asarray(obs, np.float64).T
     grounded = (left != 0) | (right != 0)
     turn = 0.5 * (np.clip(0.5 * x + vx, -0.4, 0.4) - angle) - spin
@@ -38,36 +38,52 @@ def errors(obs):
 def fly_by_law(obs, continuous):
     turn, climb = errors(obs)
     if continuous:
-        return np.stack([np.clip(20 * climb - 1, -1, 1), np.clip(-20 * turn, -1, 1)], 1).astype(np.float32)
+        throttles = np.stack([20 * climb - 1, -20 * turn], axis=1)
+        return np.clip(throttles, -1, 1).astype(np.float32)
     side = np.where(turn < -0.05, 3, np.where(turn > 0.05, 1, 0))
     return np.where((climb > np.abs(turn)) & (climb > 0.05), 2, side).astype(np.int64)
 
 
-def scores(make_vec, case, first_seed, episodes=EPISODES, width=250):
-    """Returns and lengths of `episodes` episodes, one a seed; `make_vec` is Gymnasium's or ours."""
+def scores(make_vec, case, first_seed, episodes=EPISODES, width=250, per_env=1):
+    """Returns and lengths of `episodes` episodes; `make_vec` is Gymnasium's or ours.
+
+    Blocks of `width` environments, seeded in turn, play `per_env` episodes each. Every environment
+    plays the same number, so that short episodes are not counted more often than long ones.
+    """
     env_id, options, pilot = CASES[case]
     continuous = "Continuous" in env_id
-    returns, lengths = [], []
-    for block in range(0, episodes, width):
-        n = min(width, episodes - block)
-        envs = make_vec(env_id, num_envs=n, **options)
-        rng = np.random.default_rng(first_seed + block + 77)
-        obs, _ = envs.reset(seed=[first_seed + block + i for i in range(n)])
-        total, length, over = np.zeros(n), np.zeros(n, np.int64), np.zeros(n, bool)
-        while not over.all():
+    returns, lengths = [], []  # in the order of the seeds
+    for block in range(0, episodes, width * per_env):
+        seed = first_seed + block
+        envs = make_vec(env_id, num_envs=width, **options)
+        rng = np.random.default_rng(seed + 77)
+        obs, _ = envs.reset(seed=[seed + i for i in range(width)])
+        total, length, played = (
+            np.zeros(width),
+            np.zeros(width, np.int64),
+            np.zeros(width, np.int64),
+        )
+        over = np.zeros(width, bool)
+        finished = [[] for _ in range(width)]
+        while (played < per_env).any():
             if pilot == "heuristic":
                 action = fly_by_law(obs, continuous)
             elif continuous:
-                action = rng.uniform(-1, 1, (n, 2)).astype(np.float32)
+                action = rng.uniform(-1, 1, (width, 2)).astype(np.float32)
             else:
-                action = rng.integers(0, 4, n)
+                action = rng.integers(0, 4, width)
             obs, reward, terminated, truncated, _ = envs.step(action)
-            total += np.where(over, 0, reward)
-            length += ~over
-            over |= terminated | truncated
+            length += ~over  # the step after an end only resets
+            total += reward
+            over = terminated | truncated
+            for i in np.flatnonzero(over):
+                if played[i] < per_env:
+                    finished[i].append((total[i], length[i]))
+                played[i] += 1
+                total[i], length[i] = 0, 0
         envs.close()
-        returns += total.tolist()
-        lengths += length.tolist()
+        returns += [r for episodes_of in finished for r, _ in episodes_of]
+        lengths += [n for episodes_of in finished for _, n in episodes_of]
     return np.array(returns), np.array(lengths)
 
 
@@ -82,7 +98,9 @@ def main():
     }
     for case in CASES:
         returns, lengths = scores(gymnasium.make_vec, case, REFERENCE_SEED)
-        print(f"{case}: mean {returns.mean():.1f} ± {returns.std():.1f}, {lengths.mean():.0f} steps")
+        print(
+            f"{case}: mean {returns.mean():.1f} ± {returns.std():.1f}, {lengths.mean():.0f} steps"
+        )
         reference["cases"][case] = {
             "returns": [round(float(r), 1) for r in returns],
             "mean_length": round(float(lengths.mean()), 2),
