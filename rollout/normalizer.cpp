@@ -66,14 +66,34 @@ void Normalizer::widen(int64_t n, const void* raw, float* out) const {
 
 void Normalizer::inputs(int64_t rows, const void* raw, float* out) const {
   widen(rows * columns_, raw, out);
+  normalize(rows, out);
+}
+
+void Normalizer::gather_inputs(std::span<const int64_t> index, const void* raw, float* out) const {
+  if (dtype_ == Dtype::f32) {
+    // Rows are short: a loop beats a call of memcpy for each.
+    const auto* from = static_cast<const float*>(raw);
+    float* to = out;
+    for (int64_t i : index)
+      for (int64_t c = 0; c < columns_; ++c) *to++ = from[i * columns_ + c];
+  } else {
+    for (size_t r = 0; r < index.size(); ++r)
+      widen(columns_,
+            static_cast<const char*>(raw) + static_cast<size_t>(index[r]) * observation_bytes(),
+            out + static_cast<int64_t>(r) * columns_);
+  }
+  normalize(static_cast<int64_t>(index.size()), out);
+}
+
+void Normalizer::normalize(int64_t rows, float* x) const {
   if (!options_.normalize_obs) return;
   const auto bound = static_cast<float>(options_.clip_obs);
   for (int64_t c = 0; c < columns_; ++c) {
     const auto mean = static_cast<float>(obs_.mean[c]);
     const auto scale = static_cast<float>(1 / std::sqrt(obs_.variance[c] + kEpsilon));
     for (int64_t r = 0; r < rows; ++r) {
-      float& x = out[r * columns_ + c];
-      x = std::clamp((x - mean) * scale, -bound, bound);
+      float& value = x[r * columns_ + c];
+      value = std::clamp((value - mean) * scale, -bound, bound);
     }
   }
 }

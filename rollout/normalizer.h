@@ -39,6 +39,8 @@ class Normalizer {
   /// Raw observations to network inputs [rows, columns]: u8 over 255 (detail 22), or
   /// clip((x - mean) / sqrt(variance + 1e-8)) (details 28 and 29).
   void inputs(int64_t rows, const void* raw, float* out) const;
+  /// The same for the rows `index` of a larger array, in that order.
+  void gather_inputs(std::span<const int64_t> index, const void* raw, float* out) const;
   /// clip(r / sqrt(variance of the discounted return + 1e-8)); the mean stays (details 30 and 31).
   float reward(float raw) const;
 
@@ -57,6 +59,7 @@ class Normalizer {
 
  private:
   void widen(int64_t n, const void* raw, float* out) const;
+  void normalize(int64_t rows, float* x) const;
 
   NormalizerOptions options_;
   Dtype dtype_ = Dtype::f32;

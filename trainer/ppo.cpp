@@ -138,38 +138,25 @@ bool Ppo::update(std::span<const int64_t> samples, int64_t sequences, Totals& to
 /// The samples' columns, one after the other.
 void Ppo::gather(std::span<const int64_t> samples) {
   const Rollout& data = sampler_->rollout();
-  const size_t n = samples.size();
-  const auto components = static_cast<size_t>(data.components);
-  const auto choices = static_cast<size_t>(policy_->distribution().outputs());
-  for (auto* column : {&batch_.old_log_prob, &batch_.old_value, &batch_.advantage, &batch_.returns})
-    column->resize(n);
-  batch_.actions.resize(n * components);
-  batch_.mask.resize(data.action_mask.empty() ? 0 : n * choices);
-  for (size_t i = 0; i < n; ++i) {
-    const auto sample = static_cast<size_t>(samples[i]);
-    batch_.old_log_prob[i] = data.log_prob[sample];
-    batch_.old_value[i] = data.value[sample];
-    batch_.advantage[i] = advantage_[sample];
-    batch_.returns[i] = returns_[sample];
-    std::copy_n(data.actions.begin() + sample * components, components,
-                batch_.actions.begin() + i * components);
-    if (!batch_.mask.empty())
-      std::copy_n(data.action_mask.begin() + sample * choices, choices,
-                  batch_.mask.begin() + i * choices);
-  }
+  const auto gather = [&](const auto& from, int64_t width, auto& to) {
+    to.resize(samples.size() * static_cast<size_t>(width));
+    auto* out = to.data();
+    for (int64_t sample : samples)
+      for (int64_t c = 0; c < width; ++c) *out++ = from[sample * width + c];
+  };
+  gather(data.log_prob.data(), 1, batch_.old_log_prob);
+  gather(data.value.data(), 1, batch_.old_value);
+  gather(advantage_.data(), 1, batch_.advantage);
+  gather(returns_.data(), 1, batch_.returns);
+  gather(data.actions.data(), data.components, batch_.actions);
+  if (!data.action_mask.empty())
+    gather(data.action_mask.data(), policy_->distribution().outputs(), batch_.mask);
 }
 
-/// Network inputs of samples, raw observations gathered first.
-Tensor Ppo::inputs(std::span<const int64_t> samples) {
-  const size_t bytes = normalizer_->observation_bytes();
-  batch_.obs.resize(samples.size() * bytes);
-  const std::byte* obs = sampler_->rollout().obs.data();
-  for (size_t i = 0; i < samples.size(); ++i)
-    std::copy_n(obs + static_cast<size_t>(samples[i]) * bytes, bytes,
-                batch_.obs.data() + i * bytes);
-  const auto n = static_cast<int64_t>(samples.size());
-  Tensor x = Tensor::empty({n, policy_->observation_size()});
-  normalizer_->inputs(n, batch_.obs.data(), x.data<float>());
+/// Network inputs of samples.
+Tensor Ppo::inputs(std::span<const int64_t> samples) const {
+  Tensor x = Tensor::empty({static_cast<int64_t>(samples.size()), policy_->observation_size()});
+  normalizer_->gather_inputs(samples, sampler_->rollout().obs.data(), x.data<float>());
   return x;
 }
 

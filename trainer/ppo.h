@@ -48,7 +48,6 @@ class Ppo : public Algorithm {
   };
   /// A minibatch, column by column.
   struct Minibatch {
-    std::vector<std::byte> obs;
     std::vector<uint8_t> mask;
     std::vector<float> actions, old_log_prob, old_value, advantage, returns;
     std::vector<float> outputs, features, new_value, log_prob, entropy, d_outputs;
@@ -59,7 +58,7 @@ class Ppo : public Algorithm {
   /// `sequences` rows. Returns false when target_kl ends the iteration.
   bool update(std::span<const int64_t> samples, int64_t sequences, Totals& totals);
   void gather(std::span<const int64_t> samples);
-  Tensor inputs(std::span<const int64_t> samples);
+  Tensor inputs(std::span<const int64_t> samples) const;
   std::vector<Policy::Outputs> forward(std::span<const int64_t> samples, int64_t sequences);
   static const float* join(const std::vector<Policy::Outputs>& outputs,
                            Tensor Policy::Outputs::*member, std::vector<float>& buffer);
