@@ -89,6 +89,20 @@ TEST_CASE("every dtype, strides, empty and 0-d tensors come back") {
                        ValueError);
 }
 
+TEST_CASE("a file written by the Python package (safetensors 0.8.0)") {
+  const TensorFile file = load_safetensors(BESSEMER_FIXTURES "/written_by_python.safetensors");
+  CHECK(file.metadata.at("format") == "np");
+  CHECK(file.tensors.size() == 5);
+  const Tensor& weight = file.at("weight");
+  REQUIRE(weight.sizes() == Shape{2, 3});
+  for (int i = 0; i < 6; ++i) CHECK(weight.data<float>()[i] == static_cast<float>(i) / 4);
+  CHECK(file.at("step").ndim() == 0);
+  CHECK(file.at("step").item() == 7);
+  CHECK(sum(file.at("mask")).item() == 2);
+  CHECK(file.at("none").sizes() == Shape{0, 2});
+  CHECK(cast(file.at("half"), Dtype::f32).data<float>()[1] == -2);
+}
+
 TEST_CASE("the bytes do not depend on the order of the list, and elements are aligned") {
   const Folder folder;
   auto tensors = sample();
