@@ -144,6 +144,23 @@ void visit_stored(Dtype dtype, Body&& body) {
   }
 }
 
+/// The index has x's sizes outside dim.
+template <class T>
+void scatter_add_same(const Tensor& index, int dim, const Axis& axis, int64_t size, const T* from,
+                      T* to) {
+  const int64_t inner = axis.inner;
+  for_each_index(
+      "scatter_add", index, dim, size,
+      [&](int64_t o, int64_t k, int64_t i, int64_t at) {
+        add_to(to[(o * size + at) * inner + i], from[(o * axis.size + k) * inner + i]);
+      },
+      [&](int64_t o, int64_t k, int64_t at) {
+        T* row = to + (o * size + at) * inner;
+        const T* values = from + (o * axis.size + k) * inner;
+        for (int64_t i = 0; i < inner; ++i) add_to(row[i], values[i]);
+      });
+}
+
 void scatter_add_cpu(const Tensor* const* in, const Attrs& attrs, Tensor* out) {
   const int dim = attrs.as<DimAttrs>().dim;
   const Tensor &x = *in[0], &index = *in[1];
@@ -153,39 +170,41 @@ void scatter_add_cpu(const Tensor* const* in, const Attrs& attrs, Tensor* out) {
   const size_t bytes = static_cast<size_t>(x.numel()) * dtype_size(x.dtype());
   if (bytes) std::memcpy(out->raw(), base.raw(), bytes);
   if (index.numel() == 0) return;
-  // Offsets of x's elements for the index's place outside dim: the index may be smaller than x
-  // there.
+  const Axis axis(index.shape(), dim), target(x.shape(), dim);
+  if (target.outer == axis.outer && target.inner == axis.inner) {
+    visit_stored(x.dtype(), [&]<class T>() {
+      scatter_add_same(index, dim, axis, target.size, static_cast<const T*>(source.raw()),
+                       static_cast<T*>(out->raw()));
+    });
+    return;
+  }
+  // The index is smaller than x outside dim: places in x of its outer and inner positions.
   int64_t strides[kMaxDims];
   contiguous_strides(x.sizes(), strides);
-  const Axis axis(index.shape(), dim);
-  std::vector<int64_t> before(static_cast<size_t>(axis.outer)),
-      after(static_cast<size_t>(axis.inner));
-  auto fill_offsets = [&](std::vector<int64_t>& offsets, int first, int last) {
-    for (size_t n = 0; n < offsets.size(); ++n) {
-      int64_t rest = static_cast<int64_t>(n), offset = 0;
+  auto offsets = [&](int64_t count, int first, int last) {
+    std::vector<int64_t> list(static_cast<size_t>(count), 0);
+    for (int64_t n = 0; n < count; ++n) {
+      int64_t rest = n;
       for (int i = last - 1; i >= first; --i) {
-        offset += rest % index.shape()[i] * strides[i];
+        list[static_cast<size_t>(n)] += rest % index.shape()[i] * strides[i];
         rest /= index.shape()[i];
       }
-      offsets[n] = offset;
     }
+    return list;
   };
-  fill_offsets(before, 0, dim);
-  fill_offsets(after, dim + 1, index.ndim());
+  const auto before = offsets(axis.outer, 0, dim),
+             after = offsets(axis.inner, dim + 1, index.ndim());
   const int64_t step = strides[dim];
   visit_stored(x.dtype(), [&]<class T>() {
     const T* from = static_cast<const T*>(source.raw());
     T* to = static_cast<T*>(out->raw());
-    for_each_index(
-        "scatter_add", index, dim, x.shape()[dim],
-        [&](int64_t o, int64_t k, int64_t i, int64_t at) {
-          add_to(to[before[o] + at * step + after[i]], from[(o * axis.size + k) * axis.inner + i]);
-        },
-        [&](int64_t o, int64_t k, int64_t at) {
-          T* row = to + before[o] + at * step;
-          const T* values = from + (o * axis.size + k) * axis.inner;
-          for (int64_t i = 0; i < axis.inner; ++i) add_to(row[after[i]], values[i]);
-        });
+    auto each = [&](int64_t o, int64_t k, int64_t i, int64_t at) {
+      add_to(to[before[o] + at * step + after[i]], from[(o * axis.size + k) * axis.inner + i]);
+    };
+    for_each_index("scatter_add", index, dim, target.size, each,
+                   [&](int64_t o, int64_t k, int64_t at) {
+                     for (int64_t i = 0; i < axis.inner; ++i) each(o, k, i, at);
+                   });
   });
 }
 
