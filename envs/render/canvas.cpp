@@ -1,6 +1,7 @@
 #include "envs/render/canvas.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -112,6 +113,39 @@ void Canvas::blend(const Box& box, Color color) {
   }
 }
 
+// As blend(), of coverage that is still to be summed along the rows. Where no edge passes, which is
+// nearly everywhere, 16 pixels are alike and painted at once.
+void Canvas::blend_areas(const Box& box, Color color) {
+  constexpr int kSpan = 16;
+  uint8_t solid[kSpan * 3];
+  for (int i = 0; i < kSpan; ++i) {
+    solid[3 * i] = color.r;
+    solid[3 * i + 1] = color.g;
+    solid[3 * i + 2] = color.b;
+  }
+  for (int y = box.top; y < box.bottom; ++y) {
+    float* row = coverage_row(y);
+    uint8_t* out = pixels_.data() + static_cast<size_t>(y) * width_ * 3;
+    float sum = 0;
+    for (int x = box.left; x < box.right; x += kSpan) {
+      const int end = std::min(box.right, x + kSpan);
+      uint32_t any = 0;
+      for (int i = x; i < end; ++i) any |= std::bit_cast<uint32_t>(row[i]);
+      const float covered = std::min(1.0f, std::fabs(sum)) * color.a;
+      if (any == 0 && covered < 0.5f) continue;
+      if (any == 0 && covered >= 254.5f) {
+        std::memcpy(out + 3 * x, solid, static_cast<size_t>(end - x) * 3);
+        continue;
+      }
+      for (int i = x; i < end; ++i) {
+        sum += row[i];
+        row[i] = std::min(1.0f, std::fabs(sum));
+      }
+      blend({x, y, end, y + 1}, color);
+    }
+  }
+}
+
 // Exact area coverage: every edge adds, in each row it crosses, the signed area to its right; a
 // running sum along the row then gives the covered share of each pixel (Levien, "Inside the fastest
 // font renderer in the world", 2016).
@@ -207,15 +241,7 @@ void Canvas::fill_polygon(std::span<const Point> points, Color color) {
   for (size_t i = 0; i < points.size(); ++i) {
     edge_add(to_pixels(points[i]), to_pixels(points[i + 1 == points.size() ? 0 : i + 1]));
   }
-  for (int y = box.top; y < box.bottom; ++y) {
-    float* row = coverage_row(y);
-    float sum = 0;
-    for (int x = box.left; x < box.right; ++x) {
-      sum += row[x];
-      row[x] = std::min(1.0f, std::fabs(sum));
-    }
-  }
-  blend(box, color);
+  blend_areas(box, color);
 }
 
 void Canvas::fill_rect(Point low, Point high, Color color) {

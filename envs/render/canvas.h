@@ -64,6 +64,7 @@ class Canvas {
   void edge_add_inside(Point a, Point b);
   void capsule_add(Point a, Point b, double half_width, float strength);
   void blend(const Box& box, Color color);
+  void blend_areas(const Box& box, Color color);
 
   int width_, height_;
   Point origin_;
