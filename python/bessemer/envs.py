@@ -145,6 +145,7 @@ class VectorEnv(_native.VectorEnvCore, _VectorBase):
         max_episode_steps=None,
         episode_statistics=True,
         check_actions=True,
+        arithmetic="lanes",
         **options,
     ):
         mode = _autoreset_mode(autoreset_mode)
@@ -158,6 +159,7 @@ class VectorEnv(_native.VectorEnvCore, _VectorBase):
             max_episode_steps,
             episode_statistics,
             check_actions,
+            arithmetic,
         )
         info = self._spec
         rows = num_envs * info["rows"]

@@ -304,6 +304,7 @@ int env_init(PyObject* self, PyObject* args, PyObject* keywords) {
     BatchOptions settings;
     settings.options = options_from(options, "option");
     settings.autoreset = Autoreset::disabled;
+    settings.arithmetic = Arithmetic::plain;  // bit-equal to Gymnasium, and faster for one instance
     settings.check_actions = check;
     if (limit != Py_None) settings.max_episode_steps = integer_from(limit, "max_episode_steps");
     auto batch = make_batch(text_of(id, "environment id"), settings);

@@ -287,12 +287,13 @@ int vector_init(PyObject* self, PyObject* args, PyObject* keywords) {
   return guarded_int([&] {
     static const char* names[] = {
         "id",      "num_envs",          "threads",    "autoreset",     "copy",
-        "options", "max_episode_steps", "statistics", "check_actions", nullptr};
-    PyObject *id, *num_envs, *autoreset, *options = Py_None, *limit = Py_None;
+        "options", "max_episode_steps", "statistics", "check_actions", "arithmetic",
+        nullptr};
+    PyObject *id, *num_envs, *autoreset, *options = Py_None, *limit = Py_None, *build = nullptr;
     int threads = 1, copy = 1, statistics = 1, check = 1;
     check_python(PyArg_ParseTupleAndKeywords(
-        args, keywords, "OOiO|pOOpp", const_cast<char**>(names), &id, &num_envs, &threads,
-        &autoreset, &copy, &options, &limit, &statistics, &check));
+        args, keywords, "OOiO|pOOppO", const_cast<char**>(names), &id, &num_envs, &threads,
+        &autoreset, &copy, &options, &limit, &statistics, &check, &build));
     BESSEMER_CHECK(threads >= 0, ValueError, "threads is ", threads,
                    ", expected 0 (all cores) or more");
     BatchOptions settings;
@@ -310,6 +311,13 @@ int vector_init(PyObject* self, PyObject* args, PyObject* keywords) {
     }
     BESSEMER_CHECK(known, ValueError, "unknown autoreset_mode '", mode, "'",
                    did_you_mean(mode, modes));
+    if (build) {
+      const std::string name = text_of(build, "arithmetic");
+      const std::vector<std::string> builds = {"lanes", "plain"};
+      BESSEMER_CHECK(name == builds[0] || name == builds[1], ValueError, "unknown arithmetic '",
+                     name, "'", did_you_mean(name, builds));
+      settings.arithmetic = name == builds[1] ? Arithmetic::plain : Arithmetic::lanes;
+    }
     std::shared_ptr<ThreadPool> pool;
     if (threads == 0) threads = core_count();
     if (threads > 1) pool = shared_pool(threads);
