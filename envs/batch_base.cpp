@@ -446,6 +446,8 @@ void BatchBase::load(int64_t env, std::string_view state) {
   int64_t length;
   std::vector<double> returns;
   io(rng, seeded, phase, broken, length, returns);
+  BESSEMER_CHECK(phase <= Phase::ended && length >= 0, ValueError,
+                 "[env] saved state has an impossible episode");
   BESSEMER_CHECK(static_cast<int64_t>(returns.size()) == spec_.rows, ValueError,
                  "[env] saved state has ", returns.size(), " rows, expected ", spec_.rows);
   if (phase != Phase::unstarted && !broken) world_state(env, io);
