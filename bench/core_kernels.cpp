@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "bench/bench.h"
+#include "core/base/error.h"
 #include "core/base/rng.h"
 #if defined(BESSEMER_HAS_OPENBLAS)
 #include <cblas.h>
@@ -347,7 +348,7 @@ void rows(bench::Report& report, const KernelTable& table) {
 
 }  // namespace
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
   bench::Report report(argc, argv);
 #if defined(BESSEMER_HAS_OPENBLAS)
   openblas_set_num_threads(1);
@@ -370,4 +371,7 @@ int main(int argc, char** argv) {
     run(report, table);
   }
   return 0;
+} catch (const bessemer::Error& error) {  // an instruction set that is not here
+  std::fprintf(stderr, "%s\n", error.what());
+  return 2;
 }

@@ -104,7 +104,8 @@ const KernelTable& kernels();
 const KernelTable& kernels(std::string_view isa);
 /// Names of the tables that this machine can run, narrowest first.
 std::vector<std::string> available_isas();
-/// The pool that large operations use; threads = 1 until set_threads() says otherwise.
+/// The pool that large operations use; threads = 1 until set_threads() says otherwise (0: one a core). Not
+/// while an operation runs.
 ThreadPool& pool();
 void set_threads(int threads);
 
