@@ -4,6 +4,7 @@
 // cpu::Gemm, so one row and a thousand rows give the same bits, and so does any batch.
 #include <cstdlib>
 #include <mutex>
+#include <vector>
 
 #include "core/ops/family.h"
 
@@ -154,6 +155,13 @@ std::mutex packing;
 const float* packed_weight(const Tensor& weight) {
   Storage& storage = *weight.impl()->storage;
   const int64_t n = weight.shape()[0], k = weight.shape()[1];
+  if (storage.exposed) {
+    thread_local std::vector<float> once;
+    once.resize(static_cast<size_t>(cpu::packed_floats(k, n)));
+    cpu::kernels().pack_b(k, n, static_cast<const float*>(weight.raw()), weight.strides()[1],
+                          weight.strides()[0], once.data());
+    return once.data();
+  }
   // FNV-1a over what decides the layout.
   const int64_t layout[] = {
       1,

@@ -9,7 +9,7 @@ def tensor_text(tensor):
     if plain.dtype in ("float16", "bfloat16"):
         plain = plain.cast("float32")
     with np.printoptions(precision=4, floatmode="maxprec_equal" if plain.ndim == 0 else "maxprec"):
-        text = np.array2string(plain.numpy(), separator=", ", prefix="tensor(")
+        text = np.array2string(plain._look(), separator=", ", prefix="tensor(")
     notes = []
     if tensor.size == 0:
         notes.append(f"shape={tensor.shape}")

@@ -85,6 +85,7 @@ template <class Managed>
 Export<Managed>* make_export(const Tensor& tensor) {
   auto owned = std::make_unique<Export<Managed>>();
   owned->tensor = tensor.detach();
+  tensor.impl()->storage->exposed = true;
   for (int i = 0; i < tensor.ndim(); ++i) {
     owned->shape[i] = tensor.shape()[i];
     owned->strides[i] = tensor.strides()[i];
@@ -155,7 +156,7 @@ Tensor adopt(Managed* managed, bool read_only) {
   int64_t strides[kMaxDims];
   contiguous_strides(shape, strides);
   for (int i = 0; source.strides && i < source.ndim; ++i) strides[i] = source.strides[i];
-  return Tensor::wrap(
+  Tensor tensor = Tensor::wrap(
       static_cast<char*>(source.data) + source.byte_offset, dtype_of_dlpack(source.dtype), shape,
       strides,
       [](void* context) {
@@ -165,6 +166,8 @@ Tensor adopt(Managed* managed, bool read_only) {
         PyGILState_Release(state);
       },
       managed, read_only);
+  tensor.impl()->storage->exposed = true;
+  return tensor;
 }
 
 PyObject* from_dlpack(PyObject*, PyObject* object) {

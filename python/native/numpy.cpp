@@ -89,6 +89,7 @@ PyObject* view_of(const Tensor& tensor, bool writable) {
     strides[i] = tensor.strides()[i] * size;
     if (strides[i] == 0 && shape[i] > 1) writable = false;  // one element seen many times
   }
+  if (writable) tensor.impl()->storage->exposed = true;
   Owned array = own(PyArray_New(&PyArray_Type, tensor.ndim(), shape, type, strides, tensor.raw(), 0,
                                 writable ? NPY_ARRAY_WRITEABLE : 0, nullptr));
   check_python(PyArray_SetBaseObject(as_array(array.get()), own(wrap(tensor.detach())).release()) ==
@@ -122,8 +123,10 @@ Tensor share(PyArrayObject* array) {
     strides[i] = PyArray_STRIDE(array, i) / size;
   }
   Py_INCREF(reinterpret_cast<PyObject*>(array));
-  return Tensor::wrap(PyArray_DATA(array), dtype, shape, strides, release_array, array,
-                      !PyArray_ISWRITEABLE(array));
+  Tensor tensor = Tensor::wrap(PyArray_DATA(array), dtype, shape, strides, release_array, array,
+                               !PyArray_ISWRITEABLE(array));
+  tensor.impl()->storage->exposed = true;
+  return tensor;
 }
 
 PyObject* from_numpy(PyObject*, PyObject* object) {
@@ -139,6 +142,10 @@ PyObject* from_numpy(PyObject*, PyObject* object) {
 
 PyObject* tensor_numpy(PyObject* self, PyObject*) {
   return guarded([&] { return numpy_view(tensor_of(self)); });
+}
+
+PyObject* tensor_look(PyObject* self, PyObject*) {
+  return guarded([&] { return numpy_look(tensor_of(self)); });
 }
 
 PyObject* tensor_array(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) {
@@ -195,6 +202,7 @@ bool inner_dtype(PyObject* object, Dtype& dtype) {
 }  // namespace
 
 PyObject* numpy_view(const Tensor& tensor) { return view_of(tensor, !must_stay(tensor)); }
+PyObject* numpy_look(const Tensor& tensor) { return view_of(tensor, false); }
 
 Tensor tensor_from(PyObject* object, std::optional<Dtype> dtype) {
   const NoGrad guard;
@@ -231,6 +239,7 @@ void append_numpy_methods(std::vector<PyMethodDef>& table) {
       {"numpy", tensor_numpy, METH_NOARGS,
        "numpy($self)\n--\n\nThe elements as a NumPy array over the same memory; read-only when "
        "the tensor requires a gradient."});
+  table.push_back({"_look", tensor_look, METH_NOARGS, nullptr});
   table.push_back({"__array__", as_method(tensor_array), METH_FASTCALL | METH_KEYWORDS, nullptr});
 }
 

@@ -86,7 +86,7 @@ PyObject* tensor_list(PyObject* self, PyObject*) {
     if (x.ndim() == 0) return item_of(x);
     const bool half = x.dtype() == Dtype::f16 || x.dtype() == Dtype::bf16;
     const NoGrad guard;
-    const Owned array = own(numpy_view(half ? cast(x, Dtype::f32) : x));
+    const Owned array = own(numpy_look(half ? cast(x, Dtype::f32) : x));
     return PyObject_CallMethod(array.get(), "tolist", nullptr);
   });
 }

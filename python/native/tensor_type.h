@@ -20,8 +20,10 @@ void append_dlpack_methods(std::vector<PyMethodDef>& table);     // dlpack.cpp
 void append_autograd_methods(std::vector<PyMethodDef>& table);   // autograd.cpp
 void append_autograd_properties(std::vector<PyGetSetDef>& table);
 
-/// A NumPy array over the tensor's memory.
+/// A NumPy array over the tensor's memory. Where it can be written the storage counts as exposed.
 PyObject* numpy_view(const Tensor& tensor);
+/// The same, read-only.
+PyObject* numpy_look(const Tensor& tensor);
 bool add_numpy(PyObject* module);
 bool add_dlpack(PyObject* module);
 

@@ -82,6 +82,18 @@ def test_numpy_view_protects_what_gradients_need():
         bs.from_numpy(frozen)[0] = 2.0
 
 
+def test_writes_through_numpy_are_seen_by_products():
+    x = bs.tensor([[1.0, 2.0]])
+    source = np.ones((3, 2), np.float32)
+    for weight, write in [(bs.from_numpy(source), source), (bs.ones(3, 2), None)]:
+        assert bs.linear(x, weight).tolist() == [[3, 3, 3]]
+        view = weight.numpy() if write is None else write
+        view[0] = 5
+        assert bs.linear(x, weight).tolist() == [[15, 3, 3]]
+        view[0] = 7
+        assert bs.linear(x, weight).tolist() == [[21, 3, 3]]
+
+
 def test_arrays_keep_each_other_alive():
     view = bs.tensor(np.arange(1000.0)).numpy()
     gc.collect()
