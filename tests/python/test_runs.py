@@ -11,9 +11,7 @@ import time
 import bessemer as bs
 import pytest
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(bs._native, "_run"), reason="this build has no recipes"
-)
+pytestmark = pytest.mark.skipif(not hasattr(bs._native, "_run"), reason="this build has no recipes")
 
 RECIPE = """
 schema: 1

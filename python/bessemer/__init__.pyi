@@ -1,0 +1,136 @@
+"""Written by python/native/stubs.py: what `import bessemer` offers."""
+
+# ruff: noqa: I001
+from bessemer import nn as nn
+from bessemer import optim as optim
+from bessemer._native import Init as Init
+from bessemer._native import Tensor as Tensor
+from bessemer._native import abs as abs
+from bessemer._native import activation_backward as activation_backward
+from bessemer._native import add as add
+from bessemer._native import amax as amax
+from bessemer._native import amin as amin
+from bessemer._native import arange as arange
+from bessemer._native import argmax as argmax
+from bessemer._native import argmin as argmin
+from bessemer._native import argsort as argsort
+from bessemer._native import available_isas as available_isas
+from bessemer._native import cast as cast
+from bessemer._native import cat_pair as cat_pair
+from bessemer._native import categorical_sample as categorical_sample
+from bessemer._native import clamp as clamp
+from bessemer._native import concat as concat
+from bessemer._native import contiguous as contiguous
+from bessemer._native import conv2d as conv2d
+from bessemer._native import conv2d_backward_input as conv2d_backward_input
+from bessemer._native import conv2d_backward_weight as conv2d_backward_weight
+from bessemer._native import cos as cos
+from bessemer._native import cumsum as cumsum
+from bessemer._native import div as div
+from bessemer._native import empty as empty
+from bessemer._native import env_ids as env_ids
+from bessemer._native import env_spec as env_spec
+from bessemer._native import eq as eq
+from bessemer._native import erf as erf
+from bessemer._native import exp as exp
+from bessemer._native import expand as expand
+from bessemer._native import flatten as flatten
+from bessemer._native import flip as flip
+from bessemer._native import floor as floor
+from bessemer._native import from_dlpack as from_dlpack
+from bessemer._native import from_numpy as from_numpy
+from bessemer._native import full as full
+from bessemer._native import gather as gather
+from bessemer._native import ge as ge
+from bessemer._native import gelu as gelu
+from bessemer._native import get_threads as get_threads
+from bessemer._native import grad as grad
+from bessemer._native import gt as gt
+from bessemer._native import index_select as index_select
+from bessemer._native import is_grad_enabled as is_grad_enabled
+from bessemer._native import isa as isa
+from bessemer._native import isfinite as isfinite
+from bessemer._native import layer_norm as layer_norm
+from bessemer._native import le as le
+from bessemer._native import linear as linear
+from bessemer._native import linear_scan as linear_scan
+from bessemer._native import log as log
+from bessemer._native import log_softmax as log_softmax
+from bessemer._native import log_softmax_backward as log_softmax_backward
+from bessemer._native import logical_and as logical_and
+from bessemer._native import logical_not as logical_not
+from bessemer._native import logical_or as logical_or
+from bessemer._native import logsumexp as logsumexp
+from bessemer._native import lt as lt
+from bessemer._native import matmul as matmul
+from bessemer._native import maximum as maximum
+from bessemer._native import mean as mean
+from bessemer._native import memory_stats as memory_stats
+from bessemer._native import minimum as minimum
+from bessemer._native import mul as mul
+from bessemer._native import ne as ne
+from bessemer._native import neg as neg
+from bessemer._native import one_hot as one_hot
+from bessemer._native import ones as ones
+from bessemer._native import ones_like as ones_like
+from bessemer._native import op_rows as op_rows
+from bessemer._native import pad as pad
+from bessemer._native import permute as permute
+from bessemer._native import pow as pow
+from bessemer._native import prod as prod
+from bessemer._native import random_normal as random_normal
+from bessemer._native import random_uniform as random_uniform
+from bessemer._native import reciprocal as reciprocal
+from bessemer._native import relu as relu
+from bessemer._native import reshape as reshape
+from bessemer._native import round as round
+from bessemer._native import rsqrt as rsqrt
+from bessemer._native import scatter_add as scatter_add
+from bessemer._native import select as select
+from bessemer._native import set_threads as set_threads
+from bessemer._native import sigmoid as sigmoid
+from bessemer._native import sign as sign
+from bessemer._native import silu as silu
+from bessemer._native import sin as sin
+from bessemer._native import slice as slice
+from bessemer._native import softmax as softmax
+from bessemer._native import softmax_backward as softmax_backward
+from bessemer._native import softplus as softplus
+from bessemer._native import sort as sort
+from bessemer._native import sqrt as sqrt
+from bessemer._native import square as square
+from bessemer._native import squeeze as squeeze
+from bessemer._native import stack as stack
+from bessemer._native import sub as sub
+from bessemer._native import sum as sum
+from bessemer._native import tanh as tanh
+from bessemer._native import tensor as tensor
+from bessemer._native import transpose as transpose
+from bessemer._native import unsqueeze as unsqueeze
+from bessemer._native import var as var
+from bessemer._native import where as where
+from bessemer._native import zeros as zeros
+from bessemer._native import zeros_like as zeros_like
+from bessemer._native import __version__ as __version__
+from bessemer.envs import AutoresetMode as AutoresetMode
+from bessemer.envs import Env as Env
+from bessemer.envs import VectorEnv as VectorEnv
+from bessemer.envs import make as make
+from bessemer.envs import make_vec as make_vec
+from bessemer.modes import enable_grad as enable_grad
+from bessemer.modes import no_grad as no_grad
+from bessemer.modes import set_grad_enabled as set_grad_enabled
+from bessemer.random import manual_seed as manual_seed
+from bessemer.random import rand as rand
+from bessemer.random import randn as randn
+from bessemer.runs import resume as resume
+from bessemer.runs import run as run
+
+float16: str
+bfloat16: str
+float32: str
+float64: str
+int8: str
+uint8: str
+int32: str
+int64: str
