@@ -24,7 +24,7 @@ class Batch final : public BatchBase {
     for (int64_t env = range.low; env < range.high; ++env) {
       const int64_t at = env - range.low, row = range.out_row + at * agents;
       if (phase_[env] == Phase::ended) {  // autoreset next_step; its action is ignored
-        clear_row(row, out);
+        for (int a = 0; a < agents; ++a) clear_row(row + a, out);
         restart(env, row, fallback_, out);
         continue;
       }

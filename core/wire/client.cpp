@@ -12,6 +12,7 @@
 #include <map>
 #include <mutex>
 #include <set>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -273,7 +274,8 @@ struct Client::Impl {
     const double wait = std::clamp(std::min(until(end), until(resend())), 0.0, 1.0);
     Socket* sockets[] = {&socket};
     if (!link) {
-      wait_readable(sockets, {}, wait);
+      const std::span<const int> death(&server_pidfd, server_pidfd >= 0 ? 1 : 0);
+      wait_readable(sockets, death, wait);
       read_socket();
       return;
     }
@@ -335,11 +337,12 @@ struct Client::Impl {
     if (session.empty()) refuse(Code::malformed, "[wire] welcome without a session");
     credits = std::max<uint64_t>(1, fields.count("credits"));
     max_bytes = fields.count("max_bytes");
+    if (const int64_t pid = fields.integer("pid", 0); pid > 0 && pid != getpid()) {
+      server_pidfd = static_cast<int>(syscall(SYS_pidfd_open, static_cast<pid_t>(pid), 0));
+    }
     if (const Value* offer = fields.find("shared")) {
       try {
         link = ShmLink::open(offer->map("shared"));
-        server_pidfd = static_cast<int>(
-            syscall(SYS_pidfd_open, static_cast<pid_t>(offer->map("shared").integer("pid")), 0));
       } catch (const IoError&) {
         // Not reachable from here (another user, another namespace): the socket carries everything.
       }

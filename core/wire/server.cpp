@@ -280,6 +280,7 @@ struct Server::Impl {
     fields.set("lease", session->lease);
     fields.set("max_bytes", static_cast<uint64_t>(options.socket.limits.bytes));
     if (message.fields.text("host", "") == host_name()) {
+      fields.set("pid", static_cast<int64_t>(getpid()));
       try {
         share(*session, message, fields);
       } catch (const IoError&) {

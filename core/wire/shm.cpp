@@ -133,7 +133,8 @@ std::unique_ptr<ShmLink> ShmLink::open(const Map& offer) {
   BESSEMER_CHECK(link->segment_->magic == kMagic && link->segment_->nonce == offer.count("nonce"),
                  IoError, "[wire] ", memory_path, " is another process's segment");
   const std::string bell_path = path(offer.count("doorbell"));
-  link->doorbell_ = ::open(bell_path.c_str(), O_WRONLY | O_CLOEXEC | O_NONBLOCK);
+  // For reading too: a write to a pipe without readers, the server being dead, would be a SIGPIPE.
+  link->doorbell_ = ::open(bell_path.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK);
   BESSEMER_CHECK(link->doorbell_ >= 0, IoError, "[wire] doorbell ", bell_path, ": ", reason());
   link->in_ = &link->segment_->to_client;
   link->out_ = &link->segment_->to_server;

@@ -1,0 +1,411 @@
+#include "envs/client/remote_batch.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <deque>
+#include <optional>
+#include <thread>
+
+#include "envs/render/canvas.h"
+#include "envs/wire/spec_map.h"
+#include "envs/wire/step_arrays.h"
+
+namespace bessemer {
+namespace {
+
+using wire::Code;
+using wire::Map;
+using wire::Message;
+using wire::WireError;
+
+/// Runs `body`; the server's complaints about arguments become what a local batch would throw.
+template <class Body>
+auto translated(Body body) {
+  try {
+    return body();
+  } catch (const WireError& error) {
+    if (error.code() == Code::bad_value || error.code() == Code::unknown_name) {
+      throw ValueError(error.what());
+    }
+    if (error.code() == Code::bad_type) throw TypeError(error.what());
+    throw;
+  }
+}
+
+/// Makes `message` own its arrays, so that it can be sent again long after the caller's buffers
+/// changed.
+void own_arrays(Message& message) {
+  size_t total = 0;
+  for (const auto& array : message.arrays) total += (array.view.bytes() + 7) & ~size_t{7};
+  auto copy = std::make_shared_for_overwrite<char[]>(total);
+  char* to = copy.get();
+  for (auto& array : message.arrays) {
+    const size_t bytes = array.view.bytes();
+    if (bytes) memcpy(to, array.view.data, bytes);
+    array.view.data = to;
+    to += (bytes + 7) & ~size_t{7};
+  }
+  message.storage = std::move(copy);
+}
+
+class RemoteBatch final : public EnvBatch {
+ public:
+  RemoteBatch(const std::string& address, const std::string& id, const BatchOptions& options,
+              const RemoteOptions& remote)
+      : address_(address),
+        options_(options),
+        remote_(remote),
+        envs_(options.num_envs),
+        autoreset_(options.autoreset) {
+    hello_.fields = {{"env", id}, {"num_envs", options.num_envs}};
+    Map env_options;
+    for (const auto& [name, value] : options.options) env_options.set(name, value);
+    hello_.fields.set("options", std::move(env_options));
+    constexpr const char* names[] = {"next_step", "same_step", "disabled"};
+    hello_.fields.set("autoreset", names[static_cast<int>(options.autoreset)]);
+    if (options.max_episode_steps) {
+      hello_.fields.set("max_episode_steps", *options.max_episode_steps);
+    }
+    hello_.fields.set("arithmetic", options.arithmetic == Arithmetic::plain ? "plain" : "lanes");
+    BESSEMER_CHECK(envs_ >= 1, ValueError, "[env] num_envs is ", envs_, ", expected at least 1");
+    // The ring has to be asked for before the channels are known: `info` tells them.
+    if (remote_.shared) {
+      const Map info = server_info(address, remote_.wire.deadline);
+      for (const wire::Value& value : info.list("envs")) {
+        const Map& env = value.map("envs");
+        if (env.text("id") != id) continue;
+        const Spec spec = spec_from_map(env.map("spec"));
+        const size_t bytes = step_bytes(spec, options.num_envs * spec.rows);
+        remote_.wire.shared_bytes = std::clamp<size_t>(8 * bytes, 1 << 16, 1 << 26);
+      }
+    }
+    open();
+    spec_ = spec_from_map(client_->welcome().fields.map("spec"));
+    hello_.fields.set("spec_hash", client_->welcome().fields.text("spec_hash"));
+    reasons_.resize(static_cast<size_t>(rows()));
+  }
+
+  const Spec& spec() const override { return spec_; }
+  int64_t num_envs() const override { return envs_; }
+  Autoreset autoreset() const override { return autoreset_; }
+
+  void reset(std::span<const uint64_t> seeds, const Options& reset_options,
+             std::span<const uint8_t> mask, const StepBuffers& out) override {
+    check_idle("reset");
+    BESSEMER_CHECK(mask.empty() || static_cast<int64_t>(mask.size()) == envs_, ValueError,
+                   "[env] reset mask has ", mask.size(), " entries, expected ", envs_);
+    const int64_t count = envs_ - std::ranges::count(mask, 0);
+    BESSEMER_CHECK(seeds.empty() || static_cast<int64_t>(seeds.size()) == count, ValueError,
+                   "[env] ", seeds.size(), " seeds for ", count, " environments to reset");
+    Message message("reset");
+    if (!seeds.empty()) {
+      message.add("seeds", Dtype::i64, {static_cast<int64_t>(seeds.size())}, seeds.data());
+    }
+    if (!mask.empty()) {
+      message.add("mask", Dtype::u8, {static_cast<int64_t>(mask.size())}, mask.data());
+    }
+    if (!reset_options.empty()) {
+      Map values;
+      for (const auto& [name, value] : reset_options) values.set(name, value);
+      message.fields.set("options", std::move(values));
+    }
+    own_arrays(message);
+    const bool whole = !seeds.empty() && mask.empty();
+    Message reply = transact(message);
+    if (whole) {
+      log_.clear();
+      base_.reset();
+      anchored_ = true;
+    }
+    remember(std::move(message));
+    if (!anchored_) {
+      const int64_t before = rebuilt_;
+      anchor();
+      // Draws without a seed do not come again: what the snapshot holds is what counts.
+      if (rebuilt_ != before) reply = transact(Message("observe"));
+    }
+    read_step(reply, spec_, rows(), 0, ReplyKind::reset, mask, out, reasons_);
+  }
+
+  void step(const Actions& actions, const StepBuffers& out) override {
+    check_idle("step");
+    Message message = action_message(actions, envs_);
+    const Message reply = transact(message);
+    remember(std::move(message));
+    read_step(reply, spec_, rows(), 0, ReplyKind::step, {}, out, reasons_);
+  }
+
+  void send(const Actions& actions, std::span<const int64_t> ids) override {
+    if (ids.empty()) return;
+    for (const int64_t id : ids) {
+      BESSEMER_CHECK(id >= 0 && id < envs_, IndexError, "[env] environment ", id, " of ", envs_);
+      for (const Sent& sent : sent_) {
+        BESSEMER_CHECK(!std::ranges::binary_search(sent.sorted, id), ValueError,
+                       "[env] environment ", id, " was sent before and not received");
+      }
+    }
+    Sent sent;
+    sent.ids.assign(ids.begin(), ids.end());
+    sent.sorted = sent.ids;
+    std::ranges::sort(sent.sorted);
+    BESSEMER_CHECK(std::ranges::adjacent_find(sent.sorted) == sent.sorted.end(), ValueError,
+                   "[env] an environment appears twice in one send");
+    sent.message = action_message(actions, static_cast<int64_t>(ids.size()));
+    sent.message.add("ids", Dtype::i64, {static_cast<int64_t>(sent.ids.size())}, sent.ids.data());
+    own_arrays(sent.message);
+    sent_.push_back(std::move(sent));
+    try {
+      post(sent_.back());
+    } catch (...) {
+      sent_.pop_back();
+      throw;
+    }
+  }
+
+  int64_t recv(int64_t at_least, const StepBuffers& out, std::span<int64_t> ids) override {
+    int64_t under_way = 0;
+    for (const Sent& sent : sent_) under_way += static_cast<int64_t>(sent.ids.size());
+    BESSEMER_CHECK(at_least >= 1 && at_least <= under_way, ValueError, "[env] recv of ", at_least,
+                   " environments, ", under_way, " are sent");
+    int64_t got = 0;
+    while (got < at_least) {
+      Sent& first = sent_.front();
+      const auto count = static_cast<int64_t>(first.ids.size());
+      BESSEMER_CHECK(got + count <= static_cast<int64_t>(ids.size()), ValueError,
+                     "[env] recv into room for ", ids.size(), " ids: they come as they were sent, ",
+                     count, " together");
+      const Message reply = translated([&] { return take(first); });
+      const int64_t row = got * spec_.rows;
+      std::vector<std::string> reasons(static_cast<size_t>((got + count) * spec_.rows));
+      read_step(reply, spec_, count * spec_.rows, row, ReplyKind::step, {}, out, reasons);
+      for (int64_t i = 0; i < count; ++i) {
+        for (int a = 0; a < spec_.rows; ++a) {
+          std::string& reason = reasons[row + i * spec_.rows + a];
+          if (!reason.empty()) reasons_[first.ids[i] * spec_.rows + a] = std::move(reason);
+        }
+      }
+      std::ranges::copy(first.ids, ids.begin() + got);
+      got += count;
+      Message done = std::move(first.message);
+      sent_.pop_front();
+      remember(std::move(done));
+    }
+    return got;
+  }
+
+  std::string save(int64_t env) const override {
+    check_idle("save");
+    Message message("snapshot");
+    message.add("ids", Dtype::i64, {1}, &env);
+    const Message reply = const_cast<RemoteBatch*>(this)->transact(message);
+    return read_ragged(reply, "state", 1).bytes;
+  }
+
+  void load(int64_t env, std::string_view state) override {
+    check_idle("load");
+    Ragged states;
+    states.push(state);
+    Message message("restore");
+    message.add("ids", Dtype::i64, {1}, &env);
+    add_ragged(message, "state", states);
+    own_arrays(message);
+    transact(message);
+    remember(std::move(message));
+  }
+
+  void render(int64_t env, Canvas& canvas) const override {
+    Message message("render");
+    message.fields.set("env", env);
+    const Message reply = const_cast<RemoteBatch*>(this)->transact(message);
+    const ArrayView& pixels = reply.array("pixels");
+    if (pixels.dtype != Dtype::u8 || pixels.ndim != 3 || pixels.shape[2] != 3) {
+      wire::refuse(Code::malformed, "[env] a picture is ", dtype_name(pixels.dtype), " ",
+                   pixels.dims());
+    }
+    Canvas picture(static_cast<int>(pixels.shape[1]), static_cast<int>(pixels.shape[0]));
+    memcpy(picture.writable_pixels().data(), pixels.data, pixels.bytes());
+    canvas.blit(picture, 0, 0);
+  }
+
+  std::string fault_reason(int64_t row) const override {
+    BESSEMER_CHECK(row >= 0 && row < rows(), IndexError, "[env] row ", row, " of ", rows());
+    return reasons_[row];
+  }
+
+  void observe(const StepBuffers& out) const override {
+    check_idle("observe");
+    const Message reply = const_cast<RemoteBatch*>(this)->transact(Message("observe"));
+    std::vector<std::string> reasons(static_cast<size_t>(rows()));
+    read_step(reply, spec_, rows(), 0, ReplyKind::observe, {}, out, reasons);
+  }
+
+ private:
+  struct Sent {
+    std::vector<int64_t> ids, sorted;
+    Message message;
+    uint64_t request = 0;
+  };
+
+  void open() { client_ = std::make_unique<wire::Client>(address_, hello_, remote_.wire); }
+
+  void check_idle(std::string_view what) const {
+    BESSEMER_CHECK(sent_.empty(), ValueError, "[env] ", what, " while ", sent_.size(),
+                   " batches are sent and not received");
+  }
+
+  Message action_message(const Actions& actions, int64_t envs) {
+    const Channel& channel = spec_.action[0];
+    const int64_t rows = envs * spec_.rows;
+    Message message("step");
+    if (channel.ragged) {
+      BESSEMER_CHECK(actions.ragged, ValueError, "[env] ", spec_.id, " takes text actions");
+      BESSEMER_CHECK(actions.ragged->rows() == rows, ValueError, "[env] ", actions.ragged->rows(),
+                     " text actions for ", rows, " rows");
+      add_ragged(message, "action", *actions.ragged);
+    } else {
+      BESSEMER_CHECK(actions.data, ValueError, "[env] ", spec_.id, " takes ",
+                     dtype_name(channel.dtype), " actions, got none");
+      std::vector<int64_t> shape{rows};
+      shape.insert(shape.end(), channel.shape.begin(), channel.shape.end());
+      message.add("action", channel.dtype, std::span<const int64_t>(shape), actions.data);
+    }
+    own_arrays(message);
+    return message;
+  }
+
+  // Requests that survive the server
+
+  /// One request to its end; the session is rebuilt as often as it is lost in between.
+  Message transact(const Message& message) {
+    return translated([&] {
+      while (true) {
+        try {
+          return client_->call(message, remote_.deadline);
+        } catch (const WireError& error) {
+          if (error.code() != Code::no_session) throw;
+          rebuild(error);
+        }
+      }
+    });
+  }
+
+  void post(Sent& sent) {
+    while (true) {
+      try {
+        sent.request = client_->post(sent.message, remote_.deadline);
+        return;
+      } catch (const WireError& error) {
+        if (error.code() != Code::no_session) throw;
+        // All that was sent is sent again inside, this one included.
+        rebuild(error);
+        return;
+      }
+    }
+  }
+
+  Message take(Sent& sent) {
+    while (true) {
+      try {
+        return client_->take(sent.request, remote_.deadline);
+      } catch (const WireError& error) {
+        if (error.code() == Code::no_session) {
+          rebuild(error);
+          continue;
+        }
+        // A refused batch did not step and is not to be received; one that is late still is.
+        if (error.code() != Code::deadline) sent_.pop_front();
+        throw;
+      }
+    }
+  }
+
+  /// Keeps what changed the environments since the anchor. Too much of it gives way to a snapshot.
+  void remember(Message message) {
+    if (remote_.reconnect <= 0) return;
+    log_.push_back(std::move(message));
+    if (static_cast<int64_t>(log_.size()) > remote_.replay_steps && sent_.empty()) anchor();
+  }
+
+  /// From here on the whole state can be had again without what came before.
+  void anchor() {
+    if (remote_.reconnect <= 0) return;
+    base_ = transact(Message("snapshot"));
+    log_.clear();
+    anchored_ = true;
+  }
+
+  void rebuild(const WireError& cause) {
+    if (remote_.reconnect <= 0) throw WireError(cause);
+    using Clock = std::chrono::steady_clock;
+    const auto end = Clock::now() + std::chrono::duration_cast<Clock::duration>(
+                                        std::chrono::duration<double>(remote_.reconnect));
+    while (true) {
+      try {
+        client_.reset();
+        wire::ClientOptions wire = remote_.wire;
+        wire.deadline = std::max(0.05, std::chrono::duration<double>(end - Clock::now()).count());
+        client_ = std::make_unique<wire::Client>(address_, hello_, wire);
+        replay();
+        return;
+      } catch (const WireError& error) {
+        const Code code = error.code();
+        const bool passing = code == Code::no_session || code == Code::draining ||
+                             code == Code::capacity || code == Code::deadline;
+        if (!passing || Clock::now() >= end) throw;
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      }
+    }
+  }
+
+  void replay() {
+    ++rebuilt_;
+    if (base_) {
+      Message restore("restore");
+      restore.arrays = base_->arrays;
+      client_->call(restore, remote_.deadline);
+    }
+    std::deque<uint64_t> under_way;
+    for (const Message& message : log_) {
+      under_way.push_back(client_->post(message, remote_.deadline));
+      if (under_way.size() >= client_->credits()) {
+        client_->take(under_way.front(), remote_.deadline);
+        under_way.pop_front();
+      }
+    }
+    for (const uint64_t id : under_way) client_->take(id, remote_.deadline);
+    for (Sent& sent : sent_) sent.request = client_->post(sent.message, remote_.deadline);
+  }
+
+  std::string address_;
+  BatchOptions options_;
+  RemoteOptions remote_;
+  int64_t envs_;
+  Autoreset autoreset_;
+  Message hello_;
+  std::unique_ptr<wire::Client> client_;
+  Spec spec_;
+  std::vector<std::string> reasons_;  // [rows], of the last fault
+  std::deque<Sent> sent_;
+  // The anchor: a snapshot of all environments, or, without one, the log begins with a seeded
+  // reset.
+  bool anchored_ = false;
+  int64_t rebuilt_ = 0;
+  std::optional<Message> base_;
+  std::vector<Message> log_;
+};
+
+}  // namespace
+
+std::unique_ptr<EnvBatch> connect_batch(const std::string& address, const std::string& id,
+                                        const BatchOptions& options, const RemoteOptions& remote) {
+  return translated([&] { return std::make_unique<RemoteBatch>(address, id, options, remote); });
+}
+
+Map server_info(const std::string& address, double deadline) {
+  wire::ClientOptions options;
+  options.deadline = deadline;
+  return wire::ask(address, Message("info"), options).fields;
+}
+
+}  // namespace bessemer

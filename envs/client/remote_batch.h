@@ -1,0 +1,33 @@
+// Environments of a server behind the same interface as those of this process.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "core/wire/client.h"
+#include "envs/env.h"
+
+namespace bessemer {
+
+struct RemoteOptions {
+  wire::ClientOptions wire;
+  bool shared = true;    // shared memory when the server runs on this host
+  double deadline = 60;  // seconds for one request
+  /// Seconds to wait for a server that went away. A server that comes back (or another in its
+  /// place) gets the session rebuilt: from the last seeded reset of everything, or the last
+  /// snapshot, and the actions since. 0: WireError (no_session) at once.
+  double reconnect = 30;
+  int64_t replay_steps = 1024;  // actions kept before a snapshot is taken in their place
+};
+
+/// `BatchOptions::pool` is the server's affair and ignored; so are the checks of actions, which the
+/// server always makes. Throws wire::WireError; ValueError and TypeError as the environment would.
+/// `send` and `recv` overlap: each `send` is one message, at most the server's credits under way.
+std::unique_ptr<EnvBatch> connect_batch(const std::string& address, const std::string& id,
+                                        const BatchOptions& options = {},
+                                        const RemoteOptions& remote = {});
+
+/// What a server says of itself (docs/protocol.md section 7, `info`).
+wire::Map server_info(const std::string& address, double deadline = 5);
+
+}  // namespace bessemer
