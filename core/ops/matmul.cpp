@@ -4,7 +4,6 @@
 // cpu::Gemm, so one row and a thousand rows give the same bits, and so does any batch.
 #include <cstdlib>
 #include <mutex>
-#include <vector>
 
 #include "core/ops/family.h"
 
@@ -151,17 +150,14 @@ struct LinearAttrs {
 
 std::mutex packing;
 
-/// The weight in panels, packed once for each version of its storage and kept beside it.
+constexpr int kPackedViews = 64;
+
+/// The weight in panels, packed once for each version of its storage and kept beside it. Null where
+/// it cannot be kept: others may write unseen, or too many views of one storage are packed already.
 const float* packed_weight(const Tensor& weight) {
   Storage& storage = *weight.impl()->storage;
   const int64_t n = weight.shape()[0], k = weight.shape()[1];
-  if (storage.exposed) {
-    thread_local std::vector<float> once;
-    once.resize(static_cast<size_t>(cpu::packed_floats(k, n)));
-    cpu::kernels().pack_b(k, n, static_cast<const float*>(weight.raw()), weight.strides()[1],
-                          weight.strides()[0], once.data());
-    return once.data();
-  }
+  if (storage.exposed) return nullptr;
   // FNV-1a over what decides the layout.
   const int64_t layout[] = {
       1,
@@ -174,8 +170,10 @@ const float* packed_weight(const Tensor& weight) {
   for (const int64_t part : layout) key = (key ^ static_cast<uint64_t>(part)) * 0x100000001b3ull;
   const uint32_t version = weight.version();
   std::atomic_ref<PackedWeight*> head(storage.packed);
+  int views = 0;
   auto find = [&]() -> PackedWeight* {
-    for (PackedWeight* p = head.load(std::memory_order_acquire); p; p = p->next)
+    views = 0;
+    for (PackedWeight* p = head.load(std::memory_order_acquire); p; p = p->next, ++views)
       if (p->key == key) return p;
     return nullptr;
   };
@@ -187,6 +185,7 @@ const float* packed_weight(const Tensor& weight) {
   entry = find();
   const bool fresh = !entry;
   if (fresh) {
+    if (views >= kPackedViews) return nullptr;
     const size_t bytes = static_cast<size_t>(cpu::packed_floats(k, n)) * sizeof(float);
     void* data = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
     if (!data) fail<MemoryError>("[linear] cannot allocate ", bytes, " bytes for a packed weight");
@@ -248,6 +247,11 @@ void linear_cpu(const Tensor* const* in, const Attrs& attrs, Tensor* out) {
   g.a_row = last == 1 ? x.strides()[0] : g.k;
   g.a_col = x.strides()[last];
   g.b_packed = packed_weight(weight);
+  if (!g.b_packed) {
+    g.b = static_cast<const float*>(weight.raw());
+    g.b_row = weight.strides()[1];
+    g.b_col = weight.strides()[0];
+  }
   g.c = static_cast<float*>(out->raw());
   g.c_row = g.n;
   Tensor bias;

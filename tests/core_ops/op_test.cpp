@@ -1,7 +1,9 @@
 // Values, shapes and errors of rows against plain definitions.
 #include <doctest/doctest.h>
 
+#include <atomic>
 #include <limits>
+#include <thread>
 
 #include "tests/core_ops/gradcheck.h"
 
@@ -222,6 +224,23 @@ TEST_CASE("a layer sees new weights") {
   CHECK(linear(x, w).data<float>()[0] == 8);
   CHECK(flat<float>(linear(x, slice(w, 0, 1, 2))) ==
         std::vector<float>{8, 8});  // a view packs apart
+}
+
+TEST_CASE("many views of one weight, and threads that meet a fresh weight") {
+  const Tensor x = cast(draw({5, 24}, 15), Dtype::f32), w = cast(draw({200, 24}, 16), Dtype::f32);
+  for (int64_t i = 0; i < 100; ++i)
+    CHECK(flat<float>(linear(x, slice(w, 0, i, i + 100))) ==
+          flat<float>(matmul(x, transpose(slice(w, 0, i, i + 100)))));
+  const auto expected = flat<float>(matmul(x, transpose(w)));
+  std::atomic<int> wrong{0};
+  for (int round = 0; round < 50; ++round) {
+    const Tensor fresh = add(w, Tensor::scalar(0));
+    auto body = [&] { wrong += flat<float>(linear(x, fresh)) != expected; };
+    std::thread other(body);
+    body();
+    other.join();
+  }
+  CHECK(wrong == 0);
 }
 
 TEST_CASE("convolution equals its definition") {
