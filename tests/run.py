@@ -77,23 +77,23 @@ def run_doctest(program, needle):
     return Outcome(name, passed, max(failed, 1), text=plain, seconds=seconds)
 
 
-def run_pytest(build, needle):
-    name = "pytest"
-    tests = ROOT / "tests" / "python"
-    if not tests.is_dir():
-        return Outcome(name)
-    if subprocess.run([sys.executable, "-c", "import pytest"], capture_output=True).returncode:
-        return Outcome(name, skipped=1, text="pytest is not installed: Python tests left out")
+def python_environment(build):
     environment = dict(os.environ)
     parts = [str(build / "python"), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(p for p in parts if p)
     environment["BESSEMER_BUILD"] = str(build)
+    return environment
+
+
+def run_pytest(file, build, needle):
+    """One file of Python tests in a process of its own, so that a crash takes no other with it."""
+    name = f"tests/python/{file.name}"
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", str(tests), f"--junitxml={report}"]
+        command = [sys.executable, "-m", "pytest", "-q", str(file), f"--junitxml={report}"]
         command += ["-p", "no:cacheprovider"] + (["-k", needle] if needle else [])
         begin = time.monotonic()
-        code, text = execute(command, env=environment, cwd=ROOT)
+        code, text = execute(command, env=python_environment(build), cwd=ROOT)
         seconds = time.monotonic() - begin
         if code == 5:  # nothing was selected
             return Outcome(name)
@@ -102,10 +102,24 @@ def run_pytest(build, needle):
             total, skipped = int(suite.get("tests")), int(suite.get("skipped"))
             failed = int(suite.get("failures")) + int(suite.get("errors"))
         except (OSError, ElementTree.ParseError, AttributeError):
-            return Outcome(name, failed=1, text=f"pytest did not finish (exit {code})\n{text}")
+            return Outcome(name, failed=1, text=f"{name} did not finish (exit {code})\n{text}")
     failed = max(failed, 1 if code else 0)
     shown = text if failed else ""
     return Outcome(name, total - failed - skipped, failed, skipped, shown, seconds)
+
+
+def python_jobs(build, needle):
+    """Functions to run; where pytest is missing, one that says so."""
+    files = sorted((ROOT / "tests" / "python").glob("test_*.py"))
+    if (
+        files
+        and subprocess.run([sys.executable, "-c", "import pytest"], capture_output=True).returncode
+    ):
+        text = "pytest is not installed: Python tests left out"
+        return [lambda: Outcome("pytest", skipped=len(files), text=text)]
+    # the large files first, so that none is left over at the end
+    files.sort(key=lambda file: -file.stat().st_size)
+    return [lambda file=file: run_pytest(file, build, needle) for file in files]
 
 
 def main():
@@ -123,7 +137,7 @@ def main():
     cores = len(os.sched_getaffinity(0))
     total = Outcome("total")
     with concurrent.futures.ThreadPoolExecutor(cores) as pool:
-        jobs = [pool.submit(run_pytest, build, options.filter)]
+        jobs = [pool.submit(job) for job in python_jobs(build, options.filter)]
         jobs += [pool.submit(run_doctest, program, options.filter) for program in programs]
         for job in concurrent.futures.as_completed(jobs):
             outcome = job.result()
