@@ -20,15 +20,27 @@
 #if defined(__x86_64__) && defined(__GNUC__)
 #define BESSEMER_LANE_X86 1
 #define BESSEMER_LANE_AVX2 [[gnu::target("avx2"), gnu::flatten]]
-#define BESSEMER_LANE_AVX512 \
-  [[gnu::target("avx2,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512"), gnu::flatten]]
+#if defined(__clang__)  // prefers wide vectors by itself and does not know the option
+#define BESSEMER_LANE_AVX512_TARGET "avx2,avx512f,avx512bw,avx512dq,avx512vl"
+#else
+#define BESSEMER_LANE_AVX512_TARGET \
+  "avx2,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512"
+#endif
+#define BESSEMER_LANE_AVX512 [[gnu::target(BESSEMER_LANE_AVX512_TARGET), gnu::flatten]]
+#endif
+
+// The iterations of the loop that follows are independent, whatever the pointers look like.
+#if defined(__clang__)
+#define BESSEMER_LANE_LOOP _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define BESSEMER_LANE_LOOP _Pragma("GCC ivdep")
 #endif
 
 namespace bessemer {
 
 enum class LaneIsa : uint8_t { baseline, avx2, avx512 };
 /// The widest that this machine has, or BESSEMER_ISA=baseline|avx2|avx512. Throws ValueError for
-/// one that it lacks. Read once.
+/// one that it lacks. Read whenever a batch is made.
 LaneIsa lane_isa();
 
 template <class Rules, class T>
@@ -94,7 +106,7 @@ inline void lane_step(const LaneBlock<Rules>& block) {
   double reward[LaneBlock<Rules>::kSize];
   int64_t ended[LaneBlock<Rules>::kSize];
   float obs[kObs][LaneBlock<Rules>::kSize];
-#pragma GCC ivdep
+  BESSEMER_LANE_LOOP
   for (int64_t i = 0; i < count; ++i) {
     Lane s[kState], o[kObs], r;
     math::LaneMask terminated;
@@ -110,7 +122,7 @@ inline void lane_step(const LaneBlock<Rules>& block) {
     ended[i] = terminated.bits & 1;
   }
   float* __restrict const to = b.obs;
-#pragma GCC ivdep
+  BESSEMER_LANE_LOOP
   for (int64_t i = 0; i < count; ++i) {
 #pragma GCC unroll 8
     for (int k = 0; k < kObs; ++k) to[i * kObs + k] = obs[k][i];
@@ -118,7 +130,7 @@ inline void lane_step(const LaneBlock<Rules>& block) {
   int64_t* __restrict const lengths = b.length;
   double* __restrict const totals = b.total;
   float* __restrict const rewards = b.reward;
-#pragma GCC ivdep
+  BESSEMER_LANE_LOOP
   for (int64_t i = 0; i < count; ++i) {
     const int64_t length = lengths[i] + 1;
     lengths[i] = length;
@@ -129,7 +141,7 @@ inline void lane_step(const LaneBlock<Rules>& block) {
   uint8_t* __restrict const terminated = b.terminated;
   uint8_t* __restrict const truncated = b.truncated;
   uint8_t* __restrict const over = b.over;
-#pragma GCC ivdep
+  BESSEMER_LANE_LOOP
   for (int64_t i = 0; i < count; ++i) {
     const auto flags = static_cast<uint8_t>(ended[i]);
     terminated[i] = flags & 1;
