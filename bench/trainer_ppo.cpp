@@ -1,10 +1,7 @@
 // PPO's training speed on CartPole, one thread, and time to solve it. Peers (bench/peers/ppo.py):
 // SB3 at setting (a), rlox at both.
-#include <cstdio>
-#include <cstring>
-
 #include "bench/bench.h"
-#include "trainer/algorithm.h"
+#include "bench/solve.h"
 
 namespace bessemer::bench {
 namespace {
@@ -49,39 +46,6 @@ double steps_per_second(const RunConfig& config, int64_t steps) {
   return static_cast<double>(ppo->steps() - before) / (seconds_now() - start);
 }
 
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
-struct Solved {
-  double seconds = 0;
-  int64_t steps = 0;
-};
-
-/// Trains until 20 deterministic episodes average 475, checked every 5,000 steps; the time of
-/// evaluations is not counted.
-Solved solve(int64_t seed) {
-  ThreadPool pool(1);
-  Solved out;
-  double start = seconds_now();
-  const std::unique_ptr<Algorithm> ppo = make_algorithm(tuned(seed), pool);
-  Metrics metrics;
-  for (int64_t next = 5'000; ppo->steps() < 200'000;) {
-    ppo->iterate(metrics);
-    if (ppo->steps() < next) continue;
-    next = ppo->steps() + 5'000;
-    out.seconds += seconds_now() - start;
-    const EvalResult result = ppo->evaluate(20, 10'000, true);
-    double mean = 0;
-    for (double r : result.returns) mean += r / 20;
-    out.steps = ppo->steps();
-    if (mean >= 475) return out;
-    start = seconds_now();
-  }
-  return out;
-}
-
 }  // namespace
 }  // namespace bessemer::bench
 
@@ -98,7 +62,7 @@ int main(int argc, char** argv) {
   report.figure("PPO CartPole, 64 x 128, batch 1024, 4 epochs", median(b), "steps/s", "rlox's 55 k",
                 median(b) / 55e3);
   for (int64_t seed = 0; seed < 10; ++seed) {
-    const Solved solved = solve(seed);
+    const Solved solved = solve(tuned(seed), {.threshold = 475, .every = 5'000});
     seconds.push_back(solved.seconds);
     steps.push_back(static_cast<double>(solved.steps));
   }
