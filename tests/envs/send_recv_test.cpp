@@ -84,30 +84,38 @@ TEST_CASE("text is sent and received") {
 }
 
 TEST_CASE("the same bits for any number of threads") {
-  for (const char* id : {"CartPole-v1", "TestCount-v0", "Echo-v0"}) {
+  struct Case {
+    const char* id;
+    Arithmetic arithmetic;
+    int64_t envs;  // enough work that a step is cut into tasks
+  };
+  for (const auto& [id, arithmetic, envs] :
+       {Case{"CartPole-v1", Arithmetic::plain, 900}, Case{"Acrobot-v1", Arithmetic::lanes, 1500},
+        Case{"TestCount-v0", Arithmetic::plain, 900}, Case{"Echo-v0", Arithmetic::plain, 900}}) {
     CAPTURE(id);
-    constexpr int64_t kEnvs = 600;
+    const int64_t count = envs;
     std::vector<std::vector<float>> traces;
     std::vector<std::string> texts;
     for (const int threads : {1, 2, 3}) {
       ThreadPool pool(threads);
-      Stepped env(id, {.num_envs = kEnvs,
+      Stepped env(id, {.num_envs = count,
                        .autoreset = Autoreset::same_step,
+                       .max_episode_steps = 30,
                        .pool = threads == 1 ? nullptr : &pool,
-                       .arithmetic = Arithmetic::plain});
+                       .arithmetic = arithmetic});
       env.reset_all(11);
       std::vector<float> trace;
       std::string text;
       for (int t = 0; t < 80; ++t) {
         if (env.width == 0) {
           Ragged reply;
-          for (int64_t i = 0; i < kEnvs; ++i) reply.push(i % 3 ? env.text.row(i) : "no");
+          for (int64_t i = 0; i < count; ++i) reply.push(i % 3 ? env.text.row(i) : "no");
           env.batch->step({.ragged = &reply}, env.out);
           text += env.text.bytes;
         } else if (env.batch->spec().action[0].dtype == Dtype::i64) {
-          env.step(pushes(kEnvs, t));
+          env.step(pushes(count, t));
         } else {
-          env.step(std::vector<float>(2 * kEnvs, 0.25f));
+          env.step(std::vector<float>(2 * count, 0.25f));
         }
         trace.insert(trace.end(), env.obs.begin(), env.obs.end());
         trace.insert(trace.end(), env.reward.begin(), env.reward.end());
