@@ -38,7 +38,8 @@ Show make_show(const Arguments& arguments, bool window) {
         std::make_unique<Stage>(config.env.id, config.env.options, config.env.max_episode_steps);
     const bool deterministic = config.eval.deterministic && !arguments.has("--stochastic");
     show.actions = policy_actions(*show.policy.algorithm, deterministic, seed);
-    show.film = (fs::path(target) / "video.mp4").string();
+    const bool run_folder = fs::exists(fs::path(target) / "recipe.yaml");  // or a checkpoint in one
+    show.film = run_folder ? RunFolder{target}.video().string() : "video.mp4";
     return show;
   }
   const std::vector<std::string> ids = env_ids();

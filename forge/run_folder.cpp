@@ -1,6 +1,7 @@
 #include "forge/run_folder.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -43,7 +44,20 @@ std::string default_run_folder(const std::string& recipe_name) {
   return cat("runs/", recipe_name, "-", text);
 }
 
-void create_run_folder(const RunFolder& folder, bool force) {
+RunLock::RunLock(const RunFolder& folder)
+    : file_(::open(folder.root.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+  BESSEMER_CHECK(file_ >= 0, IoError, "cannot open ", folder.root.string(), ": ",
+                 std::strerror(errno));
+  if (::flock(file_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return;
+  ::close(file_);
+  fail<ValueError>("another process is running in ", folder.root.string());
+}
+
+RunLock::~RunLock() {
+  if (file_ >= 0) ::close(file_);
+}
+
+RunLock create_run_folder(const RunFolder& folder, bool force) {
   const std::string name = folder.root.string();
   try {
     if (fs::exists(folder.root)) {
@@ -53,6 +67,7 @@ void create_run_folder(const RunFolder& folder, bool force) {
                        " holds files that are no run; choose another folder with out=DIR");
         BESSEMER_CHECK(force, ValueError, name, " holds a run already; go on with it by --resume ",
                        name, ", replace it by --force, or choose another folder with out=DIR");
+        const RunLock lock(folder);
         clear_run(folder.root);
       }
     }
@@ -62,6 +77,7 @@ void create_run_folder(const RunFolder& folder, bool force) {
   }
   BESSEMER_CHECK(::access(name.c_str(), W_OK | X_OK) == 0, IoError,
                  "cannot write to the run folder ", name, ": ", std::strerror(errno));
+  return RunLock(folder);
 }
 
 void write_text_file(const fs::path& path, std::string_view text) {

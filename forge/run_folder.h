@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace bessemer {
 
@@ -25,9 +26,23 @@ struct RunFolder {
 /// runs/<name>-<local time>, from the working directory.
 std::string default_run_folder(const std::string& recipe_name);
 
-/// Makes the folder. One that holds anything is refused; with `force` a run in it is removed first,
-/// but never files that no run has written. Throws ValueError, or IoError with the system's reason.
-void create_run_folder(const RunFolder& folder, bool force);
+/// A folder belongs to one process at a time; the lock goes with the process, however it ends.
+class RunLock {
+ public:
+  /// Throws ValueError where another run has the folder, IoError where it cannot be opened.
+  explicit RunLock(const RunFolder& folder);
+  ~RunLock();
+  RunLock(RunLock&& other) noexcept : file_(std::exchange(other.file_, -1)) {}
+  RunLock& operator=(RunLock&&) = delete;
+
+ private:
+  int file_;
+};
+
+/// Makes the folder and locks it. One that holds anything is refused; with `force` a run in it is
+/// removed first, but never files that no run has written. Throws ValueError, or IoError with the
+/// system's reason.
+RunLock create_run_folder(const RunFolder& folder, bool force);
 
 /// Writes `text` aside, syncs and renames, so that readers see the old file or the new one.
 void write_text_file(const std::filesystem::path& path, std::string_view text);

@@ -227,6 +227,7 @@ Recipe single(const Recipe& recipe, int64_t seed, const RunFolder& folder) {
 /// Trains in `folder` from its last checkpoint, or from the start where there is none.
 RunSummary go_on(const Runner& runner, const Recipe& recipe, const RunFolder& folder,
                  bool with_video) {
+  const RunLock lock(folder);
   Session session(runner, recipe, folder);
   const fs::path checkpoint = latest_checkpoint(folder.checkpoints());
   if (!checkpoint.empty()) {
@@ -315,12 +316,12 @@ RunSummary Runner::run(Recipe recipe, bool force) {
   const RunFolder folder{recipe.out};
   if (recipe.seeds) {
     make_plan(recipe, factory);  // so that a wrong recipe leaves no folder behind
-    create_run_folder(folder, force);
+    const RunLock lock = create_run_folder(folder, force);
     write_recipe(folder, recipe);
     return run_seeds(*this, recipe, folder);
   }
   Session session(*this, recipe, folder);
-  create_run_folder(folder, force);
+  const RunLock lock = create_run_folder(folder, force);
   write_recipe(folder, recipe);
   return session.train(false, true);
 }
@@ -335,6 +336,7 @@ RunSummary Runner::resume(const std::string& path, std::span<const std::string> 
   check_stop(after);
   after.out = path;
   if (after.seeds) {
+    const RunLock lock(folder);
     write_recipe(folder, after);
     return run_seeds(*this, after, folder);
   }
@@ -359,7 +361,7 @@ RunSummary Runner::fork(const std::string& path, std::span<const std::string> ov
   const RunFolder folder{after.out};
   Session session(*this, after, folder);
   session.load(checkpoint);
-  create_run_folder(folder, force);
+  const RunLock lock = create_run_folder(folder, force);
   write_recipe(folder, after);
   write_text_file(folder.parent_recipe(),
                   cat("# forked from ", checkpoint.string(), ", a run of\n", before.yaml()));

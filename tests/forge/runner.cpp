@@ -185,6 +185,18 @@ TEST_CASE("runner: a folder with a run is refused, replaced by force, and strang
         }).find("cannot make the run folder") == 0);
 }
 
+TEST_CASE("runner: a folder belongs to one process at a time") {
+  const Scratch scratch;
+  const std::string out = scratch / "a";
+  Runner runner = make_runner();
+  runner.run(recipe({"out=" + out}), false);
+  const RunLock lock(RunFolder{out});  // as another process would hold it
+  const std::string busy = "another process is running in " + out;
+  CHECK(error_of([&] { runner.resume(out, {}); }) == busy);
+  CHECK(error_of([&] { runner.run(recipe({"out=" + out}), true); }) == busy);
+  CHECK(fs::exists(out + "/eval.json"));
+}
+
 TEST_CASE("runner: an environment that does not exist is reported where the recipe names it") {
   const Scratch scratch;
   Runner runner = make_runner();

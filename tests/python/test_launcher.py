@@ -162,6 +162,8 @@ def test_a_command_that_needs_a_missing_feature_stops(machine):
     error = machine.run("run", "r.yaml", expect=1, **lost).stderr
     assert "needs the feature 'forge'" in error and "libyaml-cpp-dev" in error
     assert "needs the feature 'python'" in machine.run("python", expect=1, **lost).stderr
+    (machine.source / "build" / "features.txt").write_text("tests=no\n")
+    assert "needs the feature 'tests'" in machine.run("test", expect=1).stderr
 
 
 def test_on_a_terminal_it_asks_and_a_no_is_kept(machine):
