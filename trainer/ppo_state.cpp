@@ -33,8 +33,8 @@ struct Stored {
   /// Copies into a tensor of the same dtype and shape.
   void read_into(const std::string& name, const Tensor& target) const {
     const Tensor& from = at(name);
-    BESSEMER_CHECK(from.dtype() == target.dtype() && from.sizes() == target.sizes(), ValueError, path,
-                   ": tensor '", name, "' is ", dtype_name(from.dtype()), " ", from.shape(),
+    BESSEMER_CHECK(from.dtype() == target.dtype() && from.sizes() == target.sizes(), ValueError,
+                   path, ": tensor '", name, "' is ", dtype_name(from.dtype()), " ", from.shape(),
                    ", expected ", dtype_name(target.dtype()), " ", target.shape());
     std::memcpy(target.raw(), from.raw(),
                 static_cast<size_t>(from.numel()) * dtype_size(from.dtype()));
@@ -50,8 +50,8 @@ Tensor column(const std::vector<T>& values) {
 template <class T>
 std::vector<T> read_column(const Stored& file, const std::string& name) {
   const Tensor& tensor = file.at(name);
-  BESSEMER_CHECK(tensor.dtype() == dtype_of<T>(), ValueError, file.path, ": tensor '", name, "' is ",
-                 dtype_name(tensor.dtype()), ", expected ", dtype_name(dtype_of<T>()));
+  BESSEMER_CHECK(tensor.dtype() == dtype_of<T>(), ValueError, file.path, ": tensor '", name,
+                 "' is ", dtype_name(tensor.dtype()), ", expected ", dtype_name(dtype_of<T>()));
   const auto values = tensor.values<T>();
   return {values.begin(), values.end()};
 }
@@ -62,8 +62,7 @@ void put_moments(const std::string& prefix, const RunningMoments& moments, nn::N
   out.emplace_back(prefix + "count", Tensor::scalar(moments.count, Dtype::f64));
 }
 
-void read_moments(const Stored& file, const std::string& prefix,
-                  RunningMoments& moments) {
+void read_moments(const Stored& file, const std::string& prefix, RunningMoments& moments) {
   auto mean = read_column<double>(file, prefix + "mean");
   auto variance = read_column<double>(file, prefix + "variance");
   BESSEMER_CHECK(mean.size() == moments.mean.size() && variance.size() == mean.size(), ValueError,
@@ -176,8 +175,8 @@ void Ppo::load(const fs::path& folder) {
   for (auto& [name, tensor] : moments) train.read_into(name, tensor);
   adam_->set_steps(member<int64_t>(state, path, "updates"));
   auto returns = read_column<double>(train, "normalizer.returns");
-  BESSEMER_CHECK(returns.size() == normalizer_->discounted_returns().size(), ValueError,
-                 train.path, ": returns of ", returns.size(), " environments, here are ",
+  BESSEMER_CHECK(returns.size() == normalizer_->discounted_returns().size(), ValueError, train.path,
+                 ": returns of ", returns.size(), " environments, here are ",
                  normalizer_->discounted_returns().size());
   normalizer_->discounted_returns() = std::move(returns);
 
