@@ -130,7 +130,6 @@ struct Client::Impl {
   uint64_t last = 0, ack = 0, credits = 1, max_bytes = 0;
   bool lost = false, draining = false;
   std::map<uint64_t, Pending> pending;
-  Time socket_read;
 
   Impl(std::string address_, const ClientOptions& options_)
       : address(std::move(address_)),
@@ -211,15 +210,12 @@ struct Client::Impl {
     }
     return any;
   }
+  /// One message: whoever waits for more comes again.
   bool read_socket() {
-    socket_read = Clock::now();
-    bool any = false;
-    while (std::optional<Incoming> incoming = socket.receive()) {
-      if (incoming->problem) continue;
-      receive(std::move(incoming->message));
-      any = true;
-    }
-    return any;
+    std::optional<Incoming> incoming = socket.receive();
+    if (!incoming) return false;
+    if (!incoming->problem) receive(std::move(incoming->message));
+    return true;
   }
 
   /// Sends again what was not answered; when the next of them is due.
@@ -269,14 +265,15 @@ struct Client::Impl {
       } while (link->may_spin() && Clock::now() < stop);
     }
     if (read_socket()) return;
-    check_alive();
-    if (lost) return;
     const double wait = std::clamp(std::min(until(end), until(resend())), 0.0, 1.0);
     Socket* sockets[] = {&socket};
     if (!link) {
       const std::span<const int> death(&server_pidfd, server_pidfd >= 0 ? 1 : 0);
-      wait_readable(sockets, death, wait);
-      read_socket();
+      if (wait_readable(sockets, death, wait).socket) {
+        read_socket();
+      } else {
+        check_alive();
+      }
       return;
     }
     link->arm();
@@ -290,7 +287,7 @@ struct Client::Impl {
       wait_readable(sockets, {}, std::min(wait, 0.05));
       read_socket();
     }
-    read_ring();
+    if (!read_ring() && !noted) check_alive();
   }
 
   Message take(uint64_t id, double deadline) {

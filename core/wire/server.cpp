@@ -88,7 +88,7 @@ struct Server::Impl {
   std::atomic<double> drain_for{-1};
   bool draining = false;
   Clock::time_point drained_by, polled = Clock::now(), checked = polled, started = polled,
-                                ring_used = polled, emptied = polled;
+                                ring_used = polled, emptied = polled, events_read = polled;
   std::mutex mutex;
   std::vector<std::function<void()>> posted;
   std::atomic<bool> has_posted{false};
@@ -412,7 +412,8 @@ struct Server::Impl {
     return true;
   }
 
-  void read_events() {
+  void read_events(Clock::time_point now) {
+    events_read = now;
     epoll_event events[64];
     const int count = epoll_wait(epoll, events, 64, 0);
     for (int i = 0; i < count; ++i) {
@@ -487,22 +488,26 @@ struct Server::Impl {
     const auto now = Clock::now();
     if (rings && seconds_between(polled, now) < 200e-6) return;
     polled = now;
-    bool any = read_socket();
-    read_events();
+    const bool any = read_socket();
     check_leases(now);
-    if (any || rings) return;
-    if (spin()) return;
+    if (any || rings) {
+      // Deaths and the doorbell of a busy server are looked for now and then.
+      if (seconds_between(events_read, now) > 2e-3) read_events(now);
+      if (rings || emptied < now) return;
+    } else if (spin()) {
+      return;
+    }
     for (Open* session : linked) session->link->arm();
     bool ready = has_posted || stopping;
     for (Open* session : linked) ready |= session->link->readable();
     if (!ready) {
-      double wait = sessions.empty() ? seconds : std::min(seconds, 0.05);
+      const double wait = sessions.empty() ? seconds : std::min(seconds, 0.05);
       Socket* sockets[] = {&socket};
       const int fds[] = {epoll};
-      wait_readable(sockets, fds, wait);
+      ready = wait_readable(sockets, fds, wait).fd;
     }
     for (Open* session : linked) session->link->disarm();
-    read_events();
+    if (ready) read_events(Clock::now());
   }
 };
 

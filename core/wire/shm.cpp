@@ -222,7 +222,11 @@ std::optional<Incoming> ShmLink::read(const Limits& limits) {
       continue;
     }
     const size_t size = record.bytes - sizeof record;
-    auto copy = std::make_shared_for_overwrite<char[]>(size);
+    if (copy_.use_count() != 1 || copy_bytes_ < size) {
+      copy_bytes_ = std::max<size_t>(size, 1024);
+      copy_ = std::make_shared_for_overwrite<char[]>(copy_bytes_);
+    }
+    const auto& copy = copy_;
     memcpy(copy.get(), in_data_ + at + sizeof record, size);
     read_at_ += record.bytes;
     in_->read_on.store(sched_getcpu(), std::memory_order_relaxed);
@@ -242,7 +246,7 @@ std::optional<Incoming> ShmLink::read(const Limits& limits) {
         array.view.data = copy.get() + offset;
         offset += padded(bytes);
       }
-      if (!incoming.message.arrays.empty()) incoming.message.storage = std::move(copy);
+      if (!incoming.message.arrays.empty()) incoming.message.storage = copy;
     } catch (const WireError& error) {
       incoming.problem = error;
     }

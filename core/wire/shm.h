@@ -72,6 +72,8 @@ class ShmLink {
   bool server_ = false;
   int fd_ = -1, doorbell_ = -1;
   uint64_t nonce_ = 0;
+  std::shared_ptr<char[]> copy_;  // of the last record, used again when nobody looks at it
+  size_t copy_bytes_ = 0;
 };
 
 /// Tells the CPU that this is a spin loop.

@@ -216,16 +216,23 @@ std::optional<Incoming> Socket::receive() {
   return incoming;
 }
 
-bool wait_readable(std::span<Socket* const> sockets, std::span<const int> fds, double seconds) {
-  std::vector<zmq_pollitem_t> items;
+Ready wait_readable(std::span<Socket* const> sockets, std::span<const int> fds, double seconds) {
+  zmq_pollitem_t items[4];
+  int count = 0;
+  BESSEMER_CHECK(sockets.size() + fds.size() <= std::size(items), ValueError,
+                 "[wire] a wait for more than ", std::size(items), " things");
   for (Socket* socket : sockets) {
-    items.push_back({socket->impl_->socket.handle(), 0, ZMQ_POLLIN, 0});
+    items[count++] = {socket->impl_->socket.handle(), 0, ZMQ_POLLIN, 0};
   }
-  for (int fd : fds) items.push_back({nullptr, fd, ZMQ_POLLIN, 0});
+  for (int fd : fds) items[count++] = {nullptr, fd, ZMQ_POLLIN, 0};
   const long timeout = seconds < 0 ? -1 : static_cast<long>(std::ceil(seconds * 1e3));
-  const int ready = zmq_poll(items.data(), static_cast<int>(items.size()), timeout);
-  if (ready < 0 && errno != EINTR) fail<IoError>("[wire] poll: ", zmq_strerror(errno));
-  return ready > 0;
+  const int found = zmq_poll(items, count, timeout);
+  if (found < 0 && errno != EINTR) fail<IoError>("[wire] poll: ", zmq_strerror(errno));
+  Ready ready;
+  for (int i = 0; found > 0 && i < count; ++i) {
+    if (items[i].revents) (items[i].socket ? ready.socket : ready.fd) = true;
+  }
+  return ready;
 }
 
 bool is_local_address(std::string_view address) {

@@ -62,14 +62,18 @@ class Socket {
   std::optional<Incoming> receive();
 
  private:
-  friend bool wait_readable(std::span<Socket* const>, std::span<const int>, double);
+  friend struct Ready wait_readable(std::span<Socket* const>, std::span<const int>, double);
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
 
-/// Waits until one of the sockets or descriptors can be read or `seconds` passed; true when one
-/// can.
-bool wait_readable(std::span<Socket* const> sockets, std::span<const int> fds, double seconds);
+/// What a wait found.
+struct Ready {
+  bool socket = false, fd = false;  // one of them can be read
+  explicit operator bool() const { return socket || fd; }
+};
+/// Waits until one of the sockets or descriptors can be read or `seconds` passed.
+Ready wait_readable(std::span<Socket* const> sockets, std::span<const int> fds, double seconds);
 
 /// True for inproc, ipc and the loopback addresses of tcp.
 bool is_local_address(std::string_view address);

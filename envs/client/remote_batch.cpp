@@ -270,7 +270,7 @@ class RemoteBatch final : public EnvBatch {
       shape.insert(shape.end(), channel.shape.begin(), channel.shape.end());
       message.add("action", channel.dtype, std::span<const int64_t>(shape), actions.data);
     }
-    own_arrays(message);
+    if (remote_.reconnect > 0) own_arrays(message);  // it may have to be sent again
     return message;
   }
 
