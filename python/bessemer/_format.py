@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from bessemer._native import Tensor
 
-def tensor_text(tensor):
+
+def tensor_text(tensor: Tensor) -> str:
     """Elements as NumPy prints them, with the dtype where it is not the usual one of its kind."""
     plain = tensor.detach()
     if plain.dtype in ("float16", "bfloat16"):

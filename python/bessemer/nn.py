@@ -1,5 +1,8 @@
 """Modules: named parameters in a tree. The built-in ones compute in C++, where they are defined."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from bessemer import _native
 from bessemer._native import Init, Tensor
 
@@ -8,7 +11,7 @@ __all__ = ["Conv2d", "GruCell", "Init", "Linear", "Mlp", "Module"]
 _default_init = Init(0)
 
 
-def _seed_default_init(seed):
+def _seed_default_init(seed: int) -> None:
     global _default_init
     _default_init = Init(seed)
 
@@ -20,31 +23,31 @@ class Module:
     defines ``forward``.
     """
 
-    def __call__(self, *inputs, **keywords):
+    def __call__(self, *inputs: Any, **keywords: Any) -> Any:
         return self.forward(*inputs, **keywords)
 
-    def forward(self, *inputs):
+    def forward(self, *inputs: Any, **keywords: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} does not define forward()")
 
-    def named_parameters(self, prefix=""):
+    def named_parameters(self, prefix: str = "") -> list[tuple[str, Tensor]]:
         """(path, tensor) of every tensor that requires a gradient, in order of assignment."""
-        found = []
+        found: list[tuple[str, Tensor]] = []
         for name, value in vars(self).items():
             _collect(prefix + name, value, found)
         return found
 
-    def parameters(self):
+    def parameters(self) -> list[Tensor]:
         return [tensor for _, tensor in self.named_parameters()]
 
-    def zero_grad(self):
+    def zero_grad(self) -> None:
         for parameter in self.parameters():
             parameter.grad = None
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Tensor]:
         """Copies of the parameters by their path."""
         return {name: tensor.copy() for name, tensor in self.named_parameters()}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Writes saved parameters back; names and shapes must be the module's."""
         mine = dict(self.named_parameters())
         if mine.keys() != state.keys():
@@ -58,7 +61,7 @@ class Module:
             tensor.detach()[...] = state[name]
 
 
-def _collect(path, value, found):
+def _collect(path: str, value: object, found: list[tuple[str, Tensor]]) -> None:
     if isinstance(value, Tensor):
         if value.requires_grad and value.is_leaf:
             found.append((path, value))
@@ -74,24 +77,31 @@ def _collect(path, value, found):
 
 class _Native(Module):
     # Python's side of a C++ module; the C++ object owns the parameters.
-    def named_parameters(self, prefix=""):
+    _module: Any
+    _arguments: dict[str, Any]
+
+    def named_parameters(self, prefix: str = "") -> list[tuple[str, Tensor]]:
         return [(prefix + name, tensor) for name, tensor in self._module.named_parameters()]
 
-    def __reduce__(self):
+    def forward(self, *inputs: Tensor) -> Tensor:
+        result: Tensor = self._module.forward(*inputs)
+        return result
+
+    def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self._arguments, self.state_dict())
 
 
-def _rebuild(kind, arguments, state):
+def _rebuild(kind: type[_Native], arguments: dict[str, Any], state: dict[str, Tensor]) -> _Native:
     module = kind(**arguments)
     module.load_state_dict(state)
     return module
 
 
-def _parameter(name):
-    def read(self):
+def _parameter(name: str) -> Any:
+    def read(self: _Native) -> Any:
         return getattr(self._module, name)
 
-    def write(self, value):
+    def write(self: _Native, value: Tensor) -> None:
         setattr(self._module, name, value)
 
     return property(read, write)
@@ -103,10 +113,17 @@ class Linear(_Native):
 
     weight, bias = _parameter("weight"), _parameter("bias")
 
-    def __init__(self, inputs, outputs, *, gain=0.0, activation="none", init=None):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        gain: float = 0.0,
+        activation: str = "none",
+        init: Init | None = None,
+    ) -> None:
         self._arguments = dict(inputs=inputs, outputs=outputs, gain=gain, activation=activation)
         self._module = _native._Linear(inputs, outputs, init or _default_init, gain, activation)
-        self.forward = self._module.forward
 
 
 class Conv2d(_Native):
@@ -114,14 +131,23 @@ class Conv2d(_Native):
 
     weight, bias = _parameter("weight"), _parameter("bias")
 
-    def __init__(self, inputs, outputs, kernel, *, stride=1, padding=0, gain=0.0, init=None):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        gain: float = 0.0,
+        init: Init | None = None,
+    ) -> None:
         self._arguments = dict(
             inputs=inputs, outputs=outputs, kernel=kernel, stride=stride, padding=padding, gain=gain
         )
         self._module = _native._Conv2d(
             inputs, outputs, kernel, stride, padding, init or _default_init, gain
         )
-        self.forward = self._module.forward
 
 
 class GruCell(_Native):
@@ -130,10 +156,9 @@ class GruCell(_Native):
     weight_ih, weight_hh = _parameter("weight_ih"), _parameter("weight_hh")
     bias_ih, bias_hh = _parameter("bias_ih"), _parameter("bias_hh")
 
-    def __init__(self, inputs, hidden, *, init=None):
+    def __init__(self, inputs: int, hidden: int, *, init: Init | None = None) -> None:
         self._arguments = dict(inputs=inputs, hidden=hidden)
         self._module = _native._GruCell(inputs, hidden, init or _default_init)
-        self.forward = self._module.forward
 
 
 class Mlp(_Native):
@@ -144,15 +169,15 @@ class Mlp(_Native):
 
     def __init__(
         self,
-        inputs,
-        hidden,
-        outputs,
+        inputs: int,
+        hidden: Sequence[int],
+        outputs: int,
         *,
-        activation="tanh",
-        orthogonal=True,
-        out_gain=1.0,
-        init=None,
-    ):
+        activation: str = "tanh",
+        orthogonal: bool = True,
+        out_gain: float = 1.0,
+        init: Init | None = None,
+    ) -> None:
         self._arguments = dict(
             inputs=inputs,
             hidden=list(hidden),
@@ -164,4 +189,3 @@ class Mlp(_Native):
         self._module = _native._Mlp(
             inputs, list(hidden), outputs, activation, init or _default_init, orthogonal, out_gain
         )
-        self.forward = self._module.forward

@@ -1,21 +1,25 @@
 """Recipes from Python."""
 
 import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from bessemer import _native
 
+Overrides = Mapping[str, object] | Iterable[str] | None
 
-def _override_list(overrides):
+
+def _override_list(overrides: Overrides) -> list[str]:
     if overrides is None:
         return []
-    if isinstance(overrides, dict):
+    if isinstance(overrides, Mapping):
         return [f"{key}={_text(value)}" for key, value in overrides.items()]
     if isinstance(overrides, str):
         raise TypeError("overrides: expected a dict or a list of 'a.b=c', got one str")
     return [str(item) for item in overrides]
 
 
-def _text(value):
+def _text(value: object) -> str:
     # As YAML reads it back.
     if value is None:
         return "null"
@@ -26,14 +30,20 @@ def _text(value):
     return str(value)
 
 
-def _need(name):
-    function = getattr(_native, name, None)
+def _need(name: str) -> Callable[..., dict[str, Any]]:
+    function: Callable[..., dict[str, Any]] | None = getattr(_native, name, None)
     if function is None:
         raise RuntimeError("this build cannot run recipes: it was made without yaml-cpp")
     return function
 
 
-def run(recipe, overrides=None, *, force=False, announce=True):
+def run(
+    recipe: str | os.PathLike[str],
+    overrides: Overrides = None,
+    *,
+    force: bool = False,
+    announce: bool = True,
+) -> dict[str, Any]:
     """Trains what a recipe says; returns its final metrics and where they are.
 
     ``overrides``: a dict {"trainer.lr": 1e-3} or a list ["trainer.lr=1e-3"]. ``force`` replaces a
@@ -42,6 +52,8 @@ def run(recipe, overrides=None, *, force=False, announce=True):
     return _need("_run")(os.fspath(recipe), _override_list(overrides), force, announce)
 
 
-def resume(folder, overrides=None, *, announce=True):
+def resume(
+    folder: str | os.PathLike[str], overrides: Overrides = None, *, announce: bool = True
+) -> dict[str, Any]:
     """Goes on with an interrupted run, or a finished one with more steps."""
     return _need("_resume")(os.fspath(folder), _override_list(overrides), announce)

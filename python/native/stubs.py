@@ -41,6 +41,7 @@ SPECIAL = {("select", "index"): "int"}
 HEAD = '''\
 """Written by python/native/stubs.py: the native module's types."""
 
+import builtins
 from collections.abc import Iterator, Sequence
 from types import EllipsisType
 from typing import Any, Literal, SupportsIndex, TypeAlias
@@ -64,7 +65,8 @@ AnyDtype: TypeAlias = Dtype | DTypeLike
 Activation: TypeAlias = Literal["none", "relu", "tanh", "sigmoid", "silu", "gelu"]
 Number: TypeAlias = float | int | bool
 TensorLike: TypeAlias = Tensor | Number | ArrayLike
-_Key: TypeAlias = SupportsIndex | slice | EllipsisType | None | Tensor | NDArray[Any] | list[int]
+_Index: TypeAlias = Tensor | NDArray[Any] | list[int]
+_Key: TypeAlias = SupportsIndex | builtins.slice | EllipsisType | None | _Index
 Key: TypeAlias = _Key | tuple[_Key, ...]
 
 class Tensor:
