@@ -28,20 +28,29 @@ struct PyVectorCore {
 VectorCore& core_of(PyObject* self) {
   VectorCore* core = reinterpret_cast<PyVectorCore*>(self)->core;
   BESSEMER_CHECK(core, ValueError, "the environments are closed or were never made");
+  BESSEMER_CHECK(!core->busy, Error, "[env] another thread is stepping these environments");
   return *core;
 }
 
 /// Calls `body` without the interpreter's lock where the batch is worth it.
 template <class Body>
-void without_lock(int64_t rows, Body&& body) {
-  if (rows < kReleaseRows) {
+void without_lock(VectorCore& core, Body&& body) {
+  if (core.rows < kReleaseRows) {
     body();
     return;
   }
   struct Released {
-    PyThreadState* state = PyEval_SaveThread();
-    ~Released() { PyEval_RestoreThread(state); }
-  } const released;
+    VectorCore& core;
+    PyThreadState* state;
+    explicit Released(VectorCore& c) : core(c) {
+      core.busy = true;
+      state = PyEval_SaveThread();
+    }
+    ~Released() {
+      PyEval_RestoreThread(state);
+      core.busy = false;
+    }
+  } const released(core);
   body();
 }
 
@@ -68,7 +77,7 @@ PyObject* vector_step(PyObject* self, PyObject* const* args, Py_ssize_t count, P
     point_at(core, results);
     RowInfos infos;
     infos.prepare(core, core.rows);
-    without_lock(core.rows, [&] { core.batch->step(actions, core.out); });
+    without_lock(core, [&] { core.batch->step(actions, core.out); });
     return finish_step(core, results, core.rows, nullptr, infos);
   });
 }
@@ -115,7 +124,7 @@ PyObject* vector_recv(PyObject* self, PyObject* const* args, Py_ssize_t count, P
     infos.prepare(core, core.rows);
     core.ids.resize(static_cast<size_t>(core.batch->num_envs()));
     int64_t got = 0;
-    without_lock(core.rows, [&] { got = core.batch->recv(wanted, core.out, core.ids); });
+    without_lock(core, [&] { got = core.batch->recv(wanted, core.out, core.ids); });
     const int64_t rows = got * core.batch->spec().rows;
     for (Owned& array : results.obs.arrays) {
       if (array) array = head(array, rows);
@@ -202,7 +211,7 @@ PyObject* vector_reset(PyObject* self, PyObject* const* args, Py_ssize_t count, 
     point_at(core, results);
     RowInfos infos;
     infos.prepare(core, core.rows);
-    without_lock(core.rows, [&] { core.batch->reset(seeds, settings, mask, core.out); });
+    without_lock(core, [&] { core.batch->reset(seeds, settings, mask, core.out); });
     if (core.statistics) {
       const double now = clock_seconds();
       const int agents = core.batch->spec().rows;
@@ -325,6 +334,8 @@ int vector_init(PyObject* self, PyObject* args, PyObject* keywords) {
     auto core = std::make_unique<VectorCore>(
         pool, make_batch(text_of(id, "environment id"), settings), copy, statistics);
     auto* object = reinterpret_cast<PyVectorCore*>(self);
+    BESSEMER_CHECK(!object->core || !object->core->busy, Error,
+                   "[env] another thread is stepping these environments");
     delete object->core;
     object->core = core.release();
     return 0;

@@ -37,6 +37,7 @@ struct VectorCore {
   std::vector<double> started;        // clock at the start of each row's episode
   std::vector<std::vector<float>> components;
   std::vector<int64_t> ids;
+  bool busy = false;    // a thread steps the batch without the interpreter's lock
   int64_t choices = 0;  // of the action mask
   std::unique_ptr<Canvas> canvas;
 

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import threading
 import warnings
 
 import bessemer as bs
@@ -219,6 +220,34 @@ def test_threads_give_the_same_bits():
         results.append(np.stack(obs))
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
+
+
+def test_two_threads_cannot_step_one_batch():
+    env = bs.make_vec("Acrobot-v1", 512)
+    env.reset(seed=0)
+    actions, errors, done = np.zeros(512, np.int64), [], []
+
+    def work():
+        for _ in range(100):
+            try:
+                env.step(actions)
+                done.append(1)
+            except RuntimeError as error:
+                errors.append(str(error))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(done) + len(errors) == 300
+    assert all("another thread" in text for text in errors)
+    # What was done is a sequence of whole steps.
+    other = bs.make_vec("Acrobot-v1", 512)
+    other.reset(seed=0)
+    for _ in done:
+        other.step(actions)
+    np.testing.assert_array_equal(env.step(actions)[0], other.step(actions)[0])
 
 
 def test_seeds():
