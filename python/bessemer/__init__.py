@@ -6,7 +6,16 @@ docs/python.md is the tour.
 from bessemer import _native, nn, optim
 from bessemer._native import *  # noqa: F403  (the operations, one function a row of the op table)
 from bessemer._native import __version__
-from bessemer.envs import AutoresetMode, Env, VectorEnv, env_ids, env_spec, make, make_vec
+from bessemer.envs import (
+    AutoresetMode,
+    Env,
+    VectorEnv,
+    connect,
+    env_ids,
+    env_spec,
+    make,
+    make_vec,
+)
 from bessemer.modes import enable_grad, no_grad, set_grad_enabled
 from bessemer.random import manual_seed, rand, randn
 from bessemer.runs import resume, run
@@ -20,6 +29,7 @@ __all__ = [
     "Env",
     "VectorEnv",
     "__version__",
+    "connect",
     "enable_grad",
     "env_ids",
     "env_spec",

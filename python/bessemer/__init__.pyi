@@ -115,6 +115,7 @@ from bessemer._native import __version__ as __version__
 from bessemer.envs import AutoresetMode as AutoresetMode
 from bessemer.envs import Env as Env
 from bessemer.envs import VectorEnv as VectorEnv
+from bessemer.envs import connect as connect
 from bessemer.envs import make as make
 from bessemer.envs import make_vec as make_vec
 from bessemer.modes import enable_grad as enable_grad

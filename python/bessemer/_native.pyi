@@ -434,6 +434,8 @@ class VectorEnvCore:
         max_episode_steps: int | None = None,
         statistics: bool = True,
         check_actions: bool = True,
+        arithmetic: str = "lanes",
+        address: str | None = None,
     ) -> None: ...
     def step(
         self, actions: Any

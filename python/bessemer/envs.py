@@ -130,7 +130,8 @@ class VectorEnv(_native.VectorEnvCore, _VectorBase):
     Results are fresh arrays unless ``copy=False``: then each step writes and returns the same ones.
     ``infos["episode"]`` has return, length and seconds of the episodes that ended in a step, under
     the mask ``infos["_episode"]``. With autoreset in the same step ``infos["final_obs"]`` has each
-    last observation, and ``final_obs`` all of them as one dense array.
+    last observation, and ``final_obs`` all of them as one dense array. With `address` the
+    environments are those of a server.
     """
 
     def __init__(
@@ -146,6 +147,7 @@ class VectorEnv(_native.VectorEnvCore, _VectorBase):
         episode_statistics=True,
         check_actions=True,
         arithmetic="lanes",
+        address=None,
         **options,
     ):
         mode = _autoreset_mode(autoreset_mode)
@@ -160,6 +162,7 @@ class VectorEnv(_native.VectorEnvCore, _VectorBase):
             episode_statistics,
             check_actions,
             arithmetic,
+            address,
         )
         info = self._spec
         rows = num_envs * info["rows"]
@@ -203,6 +206,15 @@ def make(id, *, render_mode=None, max_episode_steps=None, check_actions=True, **
 def make_vec(id, num_envs=1, **arguments):
     """A batch of environments by id; arguments as VectorEnv takes them."""
     return VectorEnv(id, num_envs, **arguments)
+
+
+def connect(address, id, num_envs=1, **arguments):
+    """A batch of a server's environments (docs/protocol.md); arguments as VectorEnv takes them.
+
+    A server on this host is used through shared memory. One that goes away is waited for, and the
+    environments are brought back to where they were. OSError when nobody answers.
+    """
+    return VectorEnv(id, num_envs, address=address, **arguments)
 
 
 def _gymnasium_env(bessemer_id, **arguments):

@@ -6,6 +6,9 @@
 #include <memory>
 
 #include "python/native/arguments.h"
+#ifdef BESSEMER_HAS_WIRE
+#include "envs/client/remote_batch.h"
+#endif
 
 namespace bessemer::python {
 namespace {
@@ -35,7 +38,7 @@ VectorCore& core_of(PyObject* self) {
 /// Calls `body` without the interpreter's lock where the batch is worth it.
 template <class Body>
 void without_lock(VectorCore& core, Body&& body) {
-  if (core.rows < kReleaseRows) {
+  if (core.rows < kReleaseRows && !core.remote) {
     body();
     return;
   }
@@ -292,17 +295,42 @@ PyObject* get_spec(PyObject* self, void*) {
   return guarded([&] { return spec_dictionary(core_of(self).batch->spec()); });
 }
 
+/// Environments of a server. Without the lock: the server may be a thread of this interpreter.
+std::unique_ptr<EnvBatch> connected(const std::string& address, const std::string& id,
+                                    const BatchOptions& options) {
+#ifdef BESSEMER_HAS_WIRE
+  struct Released {
+    PyThreadState* state = PyEval_SaveThread();
+    ~Released() { PyEval_RestoreThread(state); }
+  } const released;
+  return connect_batch(address, id, options);
+#else
+  (void)options;
+  fail<ValueError>("[env] cannot connect to ", address, " for ", id,
+                   ": this build has no ZeroMQ (feature 'wire')");
+#endif
+}
+
 int vector_init(PyObject* self, PyObject* args, PyObject* keywords) {
   return guarded_int([&] {
-    static const char* names[] = {
-        "id",      "num_envs",          "threads",    "autoreset",     "copy",
-        "options", "max_episode_steps", "statistics", "check_actions", "arithmetic",
-        nullptr};
-    PyObject *id, *num_envs, *autoreset, *options = Py_None, *limit = Py_None, *build = nullptr;
+    static const char* names[] = {"id",
+                                  "num_envs",
+                                  "threads",
+                                  "autoreset",
+                                  "copy",
+                                  "options",
+                                  "max_episode_steps",
+                                  "statistics",
+                                  "check_actions",
+                                  "arithmetic",
+                                  "address",
+                                  nullptr};
+    PyObject *id, *num_envs, *autoreset, *options = Py_None, *limit = Py_None, *build = nullptr,
+                                         *address = Py_None;
     int threads = 1, copy = 1, statistics = 1, check = 1;
     check_python(PyArg_ParseTupleAndKeywords(
-        args, keywords, "OOiO|pOOppO", const_cast<char**>(names), &id, &num_envs, &threads,
-        &autoreset, &copy, &options, &limit, &statistics, &check, &build));
+        args, keywords, "OOiO|pOOppOO", const_cast<char**>(names), &id, &num_envs, &threads,
+        &autoreset, &copy, &options, &limit, &statistics, &check, &build, &address));
     BESSEMER_CHECK(threads >= 0, ValueError, "threads is ", threads,
                    ", expected 0 (all cores) or more");
     BatchOptions settings;
@@ -331,8 +359,12 @@ int vector_init(PyObject* self, PyObject* args, PyObject* keywords) {
     if (threads == 0) threads = core_count();
     if (threads > 1) pool = shared_pool(threads);
     settings.pool = pool.get();
-    auto core = std::make_unique<VectorCore>(
-        pool, make_batch(text_of(id, "environment id"), settings), copy, statistics);
+    const bool remote = address != Py_None;
+    const std::string name = text_of(id, "environment id");
+    auto batch = remote ? connected(text_of(address, "address"), name, settings)
+                        : make_batch(name, settings);
+    auto core = std::make_unique<VectorCore>(pool, std::move(batch), copy, statistics);
+    core->remote = remote;
     auto* object = reinterpret_cast<PyVectorCore*>(self);
     BESSEMER_CHECK(!object->core || !object->core->busy, Error,
                    "[env] another thread is stepping these environments");

@@ -210,6 +210,8 @@ class VectorEnvCore:
         max_episode_steps: int | None = None,
         statistics: bool = True,
         check_actions: bool = True,
+        arithmetic: str = "lanes",
+        address: str | None = None,
     ) -> None: ...
     def step(
         self, actions: Any
@@ -261,6 +263,7 @@ PACKAGE_TAIL = """\
 from bessemer.envs import AutoresetMode as AutoresetMode
 from bessemer.envs import Env as Env
 from bessemer.envs import VectorEnv as VectorEnv
+from bessemer.envs import connect as connect
 from bessemer.envs import make as make
 from bessemer.envs import make_vec as make_vec
 from bessemer.modes import enable_grad as enable_grad

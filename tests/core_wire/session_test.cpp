@@ -210,7 +210,7 @@ TEST_CASE("wire: credits bound what is in flight") {
 TEST_CASE("wire: leases free the slots of silent clients and are kept for quiet ones") {
   Running running("tcp://127.0.0.1:*");
   ClientOptions options;
-  options.lease = 0.3;
+  options.lease = 1.5;
   Client quiet(running.address, Message(), options);
   CHECK_EQ(next_count(quiet), 1);
 
@@ -225,7 +225,7 @@ TEST_CASE("wire: leases free the slots of silent clients and are kept for quiet 
   late.session = welcome.session;
   CHECK_EQ(code_of([&] { ask(running.address, late); }), Code::no_session);
 
-  std::this_thread::sleep_for(std::chrono::milliseconds(1200));
+  std::this_thread::sleep_for(std::chrono::milliseconds(4000));
   CHECK_EQ(next_count(quiet), 2);
   CHECK_EQ(running.stat("sessions"), 1);
 }

@@ -122,18 +122,20 @@ TEST_CASE("serve: a stopped server is waited for and goes on where it was") {
   Process process;
   CartPole here(make_batch("CartPole-v1", two()));
   CartPole there(connect_batch(process.address, "CartPole-v1", two()));
+  std::thread waker;
   for (int64_t i = 0; i < 60; ++i) {
     if (i == 30) {
       process.child.signal(SIGSTOP);
-      std::thread([&] {
+      waker = std::thread([&] {
         std::this_thread::sleep_for(std::chrono::milliseconds(700));
         process.child.signal(SIGCONT);
-      }).detach();
+      });
     }
     here.step(i);
     there.step(i);
-    REQUIRE_EQ(here.obs, there.obs);
+    CHECK_EQ(here.obs, there.obs);
   }
+  waker.join();
 }
 
 TEST_CASE("serve: the death of a server on this host is seen long before a deadline") {

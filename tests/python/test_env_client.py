@@ -53,6 +53,45 @@ def test_steps_are_those_of_gymnasium(address):
     client.close()
 
 
+@pytest.fixture(scope="module")
+def bessemer():
+    return pytest.importorskip("bessemer")
+
+
+@pytest.mark.parametrize("mode", ["next_step", "same_step"])
+def test_connect_is_make_vec_elsewhere(address, bessemer, mode):
+    arguments = dict(autoreset_mode=mode, max_episode_steps=9)
+    here = bessemer.make_vec("CartPole-v1", 6, **arguments)
+    there = bessemer.connect(address, "CartPole-v1", 6, **arguments)
+    assert there.single_action_space == here.single_action_space
+    assert np.array_equal(here.reset(seed=3)[0], there.reset(seed=3)[0])
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        actions = rng.integers(0, 2, 6)
+        a, b = here.step(actions), there.step(actions)
+        for x, y in zip(a[:4], b[:4], strict=True):
+            assert np.array_equal(x, y)
+        assert sorted(a[4]) == sorted(b[4])
+        if "episode" in a[4]:
+            for key in ("r", "l"):
+                assert np.array_equal(a[4]["episode"][key], b[4]["episode"][key])
+    state = there.save()
+    after = there.step(actions)[0].copy()
+    there.load(state)
+    assert np.array_equal(there.step(actions)[0], after)
+
+
+def test_connect_says_what_is_wrong(address, bessemer):
+    with pytest.raises(ValueError, match="did you mean 'CartPole-v1'"):
+        bessemer.connect(address, "CartPole-v9")
+    with pytest.raises(ValueError, match="action of row 1 is 5"):
+        envs = bessemer.connect(address, "CartPole-v1", 2)
+        envs.reset(seed=1)
+        envs.step(np.array([0, 5]))
+    with pytest.raises(OSError, match="no answer from tcp://127.0.0.1:1"):
+        bessemer.connect("tcp://127.0.0.1:1", "CartPole-v1")
+
+
 def test_text_is_echoed(address):
     client = env_client.Client(address, "Echo-v0", num_envs=2)
     shown = client.reset(seed=1)
