@@ -17,14 +17,15 @@ static void figure(const char* work, int loops, Body body) {
         loops);
   }
   std::sort(times.begin(), times.end());
-  std::printf("{\"peer\": \"libtorch\", \"work\": \"%s\", \"value\": %.1f, \"unit\": \"ns\"}\n", work,
-              times[times.size() / 2]);
+  std::printf("{\"peer\": \"libtorch\", \"work\": \"%s\", \"value\": %.1f, \"unit\": \"ns\"}\n",
+              work, times[times.size() / 2]);
 }
 
 int main() {
   torch::set_num_threads(1);
   const auto a = torch::ones({4}), b = torch::ones({4}), m = torch::ones({8, 8}), n = m.clone();
-  const auto ga = torch::ones({4}, torch::requires_grad()), gb = torch::ones({4}, torch::requires_grad());
+  const auto ga = torch::ones({4}, torch::requires_grad()),
+             gb = torch::ones({4}, torch::requires_grad());
   torch::nn::Sequential mlp(torch::nn::Linear(4, 64), torch::nn::Tanh(), torch::nn::Linear(64, 64),
                             torch::nn::Tanh(), torch::nn::Linear(64, 2));
   torch::optim::Adam adam(mlp->parameters(), 1e-3);

@@ -1,7 +1,7 @@
 // The table of CPU kernels: raw pointers in, raw pointers out, one table for each instruction set,
 // chosen once at start. Loops are compiled from the same sources for every table (core/cpu/isa).
-// Canonical order: every table gives the same bits in fp32, except that the baseline has no FMA of its
-// own and is held to tolerances.
+// Canonical order: every table gives the same bits in fp32, except that the baseline has no FMA of
+// its own and is held to tolerances.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +15,8 @@
 
 namespace bessemer::cpu {
 
-/// n elements; `step_*` is the distance between elements of an operand: 1, 0 (one value for all), or any
-/// other stride in elements. `out` has its own stride.
+/// n elements; `step_*` is the distance between elements of an operand: 1, 0 (one value for all),
+/// or any other stride in elements. `out` has its own stride.
 using UnaryLoop = void (*)(int64_t n, void* out, int64_t step_out, const void* x, int64_t step_x);
 using BinaryLoop = void (*)(int64_t n, void* out, int64_t step_out, const void* a, int64_t step_a,
                             const void* b, int64_t step_b);
@@ -25,17 +25,18 @@ using TernaryLoop = void (*)(int64_t n, void* out, int64_t step_out, const void*
 
 enum class Activation : int32_t { none, relu, tanh, sigmoid, silu, gelu };
 
-/// C[m, n] (+)= act(A[m, k] · B[k, n] + bias[n]); any strides for A and B, C has unit column stride.
-/// Each element is one chain of fused multiply-adds over k inside blocks of kBlockK, the blocks added
-/// in order, then bias, then the activation: the same bits for any m, n, threads and instruction set.
+/// C[m, n] (+)= act(A[m, k] · B[k, n] + bias[n]); any strides for A and B, C has unit column
+/// stride. Each element is one chain of fused multiply-adds over k inside blocks of kBlockK, the
+/// blocks added in order, then bias, then the activation: the same bits for any m, n, threads and
+/// instruction set.
 struct Gemm {
   int64_t m = 0, n = 0, k = 0;
   const float* a = nullptr;
   int64_t a_row = 0, a_col = 1;
   const float* b = nullptr;
   int64_t b_row = 0, b_col = 1;
-  /// B as panels of kPanel columns, [ceil(n / kPanel)][k][kPanel], zero-padded: set by pack_b; then `b`
-  /// is not read.
+  /// B as panels of kPanel columns, [ceil(n / kPanel)][k][kPanel], zero-padded: set by pack_b; then
+  /// `b` is not read.
   const float* b_packed = nullptr;
   float* c = nullptr;
   int64_t c_row = 0;
@@ -45,12 +46,15 @@ struct Gemm {
 };
 inline constexpr int64_t kBlockK = 384;
 inline constexpr int64_t kPanel = 32;
-inline int64_t packed_floats(int64_t k, int64_t n) { return (n + kPanel - 1) / kPanel * kPanel * k; }
+inline int64_t packed_floats(int64_t k, int64_t n) {
+  return (n + kPanel - 1) / kPanel * kPanel * k;
+}
 
 /// One parameter's AdamW step in place. Decoupled weight decay (Loshchilov & Hutter 2019); with
 /// weight_decay 0 it is Adam (Kingma & Ba 2015) with PyTorch's placement of eps:
 ///   m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g²;  p -= lr (m / c1) / (sqrt(v / c2) + eps)
-/// where c1 = 1 - b1^t, c2 = 1 - b2^t and g is first multiplied by `grad_scale` (gradient clipping).
+/// where c1 = 1 - b1^t, c2 = 1 - b2^t and g is first multiplied by `grad_scale` (gradient
+/// clipping).
 struct AdamArgs {
   int64_t n;
   float *p, *m, *v;
@@ -62,8 +66,8 @@ struct KernelTable {
   const char* isa;  // "baseline", "avx2", "avx512"
   int vector_floats;
 
-  // Elementwise rows, by OpId; null where the dtype has no loop of its own. Half types are widened in
-  // blocks by the caller (core/ops/elementwise.cpp) and use the f32 loops.
+  // Elementwise rows, by OpId; null where the dtype has no loop of its own. Half types are widened
+  // in blocks by the caller (core/ops/elementwise.cpp) and use the f32 loops.
   UnaryLoop unary_f32[kUnaryOps], unary_f64[kUnaryOps], unary_i32[kUnaryOps], unary_i64[kUnaryOps];
   BinaryLoop binary_f32[kBinaryOps], binary_f64[kBinaryOps], binary_i32[kBinaryOps],
       binary_i64[kBinaryOps], binary_u8[kBinaryOps], binary_i8[kBinaryOps];
@@ -80,14 +84,16 @@ struct KernelTable {
 
   // Rows: [rows, n] contiguous in and out. Sums use 16 virtual lanes and a fixed halving tree.
   void (*sum_rows)(int64_t rows, int64_t n, const float* x, int64_t row_stride, float* out);
-  /// out[j] = sum over rows of x[i, j]: each column one chain over rows in blocks of 256, added in order.
+  /// out[j] = sum over rows of x[i, j]: each column one chain over rows in blocks of 256, added in
+  /// order.
   void (*sum_columns)(int64_t rows, int64_t n, const float* x, int64_t row_stride, float* out);
   void (*max_rows)(int64_t rows, int64_t n, const float* x, int64_t row_stride, float* out);
   void (*softmax_rows)(int64_t rows, int64_t n, const float* x, float* out);
   void (*log_softmax_rows)(int64_t rows, int64_t n, const float* x, float* out);
   /// dx = y * (g - sum(g * y)) and dx = g - exp(y) * sum(g).
   void (*softmax_backward_rows)(int64_t rows, int64_t n, const float* y, const float* g, float* dx);
-  void (*log_softmax_backward_rows)(int64_t rows, int64_t n, const float* y, const float* g, float* dx);
+  void (*log_softmax_backward_rows)(int64_t rows, int64_t n, const float* y, const float* g,
+                                    float* dx);
   /// (x - mean) / sqrt(var + eps) * weight + bias; saves mean and 1/std when the pointers are set.
   void (*layer_norm_rows)(int64_t rows, int64_t n, const float* x, const float* weight,
                           const float* bias, float eps, float* out, float* mean, float* rstd);
@@ -97,15 +103,15 @@ struct KernelTable {
   void (*adam)(const AdamArgs&);
 };
 
-/// The chosen table: the widest this machine has, or BESSEMER_ISA=baseline|avx2|avx512 (an instruction set
-/// the machine lacks is a ValueError).
+/// The chosen table: the widest this machine has, or BESSEMER_ISA=baseline|avx2|avx512 (an
+/// instruction set the machine lacks is a ValueError).
 const KernelTable& kernels();
 /// The table of a named instruction set; ValueError where this machine cannot run it.
 const KernelTable& kernels(std::string_view isa);
 /// Names of the tables that this machine can run, narrowest first.
 std::vector<std::string> available_isas();
-/// The pool that large operations use; threads = 1 until set_threads() says otherwise (0: one a core). Not
-/// while an operation runs.
+/// The pool that large operations use; threads = 1 until set_threads() says otherwise (0: one a
+/// core). Not while an operation runs.
 ThreadPool& pool();
 void set_threads(int threads);
 

@@ -1,5 +1,5 @@
-// The operations as functions: tensors in, new tensors out. Every row of ops.def is declared here; what
-// follows them are composites, plain functions over rows that need no entry in the table.
+// The operations as functions: tensors in, new tensors out. Every row of ops.def is declared here;
+// what follows them are composites, plain functions over rows that need no entry in the table.
 #pragma once
 
 #include <initializer_list>
@@ -30,11 +30,12 @@ struct Dims {
 #define BESSEMER_OP(name, result, parameters, ...) result name parameters;
 #include "core/ops/ops.def"
 
-// --- operators; a number becomes a 0-d tensor of the tensor's dtype (float32 for integers) ----------
+// --- operators; a number becomes a 0-d tensor of the tensor's dtype (float32 for integers)
+// ----------
 Tensor scalar_like(const Tensor& like, double value);
 inline Tensor operator-(const Tensor& x) { return neg(x); }
-#define BESSEMER_OPERATOR(symbol, name)                                                         \
-  inline Tensor operator symbol(const Tensor& a, const Tensor& b) { return name(a, b); }        \
+#define BESSEMER_OPERATOR(symbol, name)                                                           \
+  inline Tensor operator symbol(const Tensor& a, const Tensor& b) { return name(a, b); }          \
   inline Tensor operator symbol(const Tensor& a, double b) { return name(a, scalar_like(a, b)); } \
   inline Tensor operator symbol(double a, const Tensor& b) { return name(scalar_like(b, a), b); }
 BESSEMER_OPERATOR(+, add)
@@ -44,7 +45,8 @@ BESSEMER_OPERATOR(/, div)
 #undef BESSEMER_OPERATOR
 inline Tensor pow(const Tensor& a, double b) { return pow(a, scalar_like(a, b)); }
 
-// --- composites --------------------------------------------------------------------------------------
+// --- composites
+// --------------------------------------------------------------------------------------
 Tensor mean(const Tensor& x, const Dims& dims = {}, bool keepdim = false);
 /// Biased by default (correction 0), as NumPy.
 Tensor var(const Tensor& x, const Dims& dims = {}, bool keepdim = false, double correction = 0);
@@ -70,7 +72,8 @@ Tensor sum_to(const Tensor& x, const Shape& shape);
 Tensor gelu_slope(const Tensor& x);
 Tensor silu_slope(const Tensor& x);
 
-// --- in place: for tensors that need no gradient and are not being traced; the version is bumped ------
+// --- in place: for tensors that need no gradient and are not being traced; the version is bumped
+// ------
 /// Elements of `source` (broadcast, cast) into `target`.
 void assign(const Tensor& target, const Tensor& source);
 void fill(const Tensor& target, double value);
