@@ -146,6 +146,22 @@ def test_without_root_it_takes_sudo_or_says_so(machine):
     assert machine.calls()[0].startswith("sudo -n apt-get install -y")
 
 
+def test_packages_that_come_later_are_found(machine):
+    machine.run("env", "list", APT="broken")
+    machine.calls()
+    # apt works now: the packages are there after it ran
+    machine.fake("apt-get", f'echo "apt-get $*" >>"$LOG"; touch {machine.log}.done')
+    machine.fake(
+        "dpkg-query",
+        f'shift 3; [ -e {machine.log}.done ] && INSTALLED="$*"\n'
+        'for p in $INSTALLED; do echo "$p ii "; done',
+    )
+    machine.run("setup")
+    assert any("--wipe" in call for call in machine.calls() if call.startswith("meson"))
+    machine.run("setup")
+    assert not any("--wipe" in call for call in machine.calls())
+
+
 def test_no_apt_is_said(machine):
     (machine.bin / "apt-get").unlink()
     assert "There is no apt-get here" in machine.run("env", "list").stderr
