@@ -18,6 +18,14 @@ class Batch final : public BatchBase {
     for (std::optional<Sim>& sim : sims_) sim.emplace(settings_);
   }
 
+  std::string oracle(int64_t row) const override {
+    if constexpr (requires(const Sim& s) { s.oracle(); }) {
+      return sims_[row / spec_.rows]->oracle();
+    } else {
+      return {};
+    }
+  }
+
  protected:
   void step_range(const Range& range, const StepBuffers& out) override {
     const int agents = spec_.rows;

@@ -18,6 +18,7 @@
 //       void infos(RowOut& out) const;                 // channels of spec().infos
 //       void rewards(std::span<float> out) const;      // spec().rewards, of the last step
 //       void mask(std::span<uint8_t> out) const;       // spec().action_mask
+//       std::string oracle() const;                    // a best action from here, as text
 //     };
 //     BESSEMER_ENVIRONMENT(Walk)
 //
