@@ -19,7 +19,7 @@ inline constexpr int64_t kLongest = 4096;  // bytes of a prompt or a reply
 /// A Spec with one text observation "prompt", one text action "reply", the named reward components
 /// and the option "split".
 inline Spec spec(std::string id, std::string doc, std::vector<std::string> components,
-                 std::vector<Option> options, int64_t turns = 1) {
+                 std::vector<Option> options, int64_t turns = 0) {
   Spec s;
   s.id = std::move(id);
   s.doc = std::move(doc);
@@ -34,7 +34,7 @@ inline Spec spec(std::string id, std::string doc, std::vector<std::string> compo
     c.name = "reward." + name;
     s.rewards.push_back(std::move(c));
   }
-  s.max_episode_steps = turns;
+  s.max_episode_steps = turns;  // a single answer ends its episode by itself
   s.reward_threshold = 1;
   s.render_fps = 1;
   s.options = std::move(options);

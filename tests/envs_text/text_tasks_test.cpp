@@ -127,7 +127,7 @@ TEST_CASE("the same seed gives the same item; a saved episode goes on the same w
     if (id != "GuessNumber-v0")
       CHECK(a.start(12) != b.start(13));  // its first prompt is always the same
     a.start(14);
-    if (a.env->spec().max_episode_steps > 1) a.say("5");
+    if (a.env->spec().max_episode_steps > 0) a.say("5");
     const std::string state = a.env->save(0);
     b.env->load(0, state);
     CHECK(b.env->oracle(0) == a.env->oracle(0));
