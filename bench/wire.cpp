@@ -18,6 +18,7 @@
 #include "core/wire/shm.h"
 #include "envs/client/remote_batch.h"
 #include "envs/server/env_service.h"
+#include "tests/core_wire/fault_proxy.h"
 
 using namespace bessemer;
 using bench::Report;
@@ -448,6 +449,62 @@ void samples(Report& report) {
                 "one core's copy", subjects[2].rate() / subjects[0].rate());
 }
 
+/// A million steps over a link that loses, doubles, delays, reorders and reconnects, each compared
+/// with the same step made here.
+void faults(Report& report) {
+  constexpr int64_t kRows = 64, kParts = 4, kBatches = 1'000'000 / kRows;
+  Other envs({"--envs", address_for("tcp", "faults")});
+  wire::FaultProxy proxy(
+      envs.address, {.lose = 0.01, .twice = 0.02, .delay = 0.02, .reconnect = 0.001, .seed = 1});
+  BatchOptions options;
+  options.num_envs = kRows * kParts;
+  RemoteOptions remote;
+  remote.shared = false;
+  remote.wire.resend = 0.005;
+  const auto here = make_batch("CartPole-v1", options);
+  const auto there = connect_batch(proxy.address, "CartPole-v1", options, remote);
+  struct Side {
+    std::vector<float> obs = std::vector<float>(kRows * kParts * 4);
+    std::vector<float> reward = std::vector<float>(kRows * kParts);
+    StepBuffers out;
+    Side() {
+      out.obs = {obs.data()};
+      out.reward = reward.data();
+    }
+  } a, b;
+  std::vector<uint64_t> seeds(kRows * kParts);
+  std::vector<int64_t> ids(kRows * kParts), got(kRows), actions(kRows);
+  for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int64_t>(seeds[i] = i);
+  here->reset(seeds, {}, {}, a.out);
+  there->reset(seeds, {}, {}, b.out);
+  uint64_t draw = 1;
+  const auto send = [&](int64_t part) {
+    for (int64_t& action : actions) {
+      draw = draw * 6364136223846793005u + 1442695040888963407u;
+      action = static_cast<int64_t>(draw >> 63);
+    }
+    const std::span<const int64_t> some(ids.data() + part * kRows, kRows);
+    here->send({actions.data(), nullptr}, some);
+    there->send({actions.data(), nullptr}, some);
+  };
+  for (int64_t part = 0; part < kParts; ++part) send(part);
+  int64_t wrong = 0;
+  const double begin = seconds_now();
+  for (int64_t batch = 0; batch < kBatches; ++batch) {
+    here->recv(kRows, a.out, got);
+    there->recv(kRows, b.out, got);
+    wrong += std::memcmp(a.obs.data(), b.obs.data(), kRows * 4 * sizeof(float)) != 0 ||
+             std::memcmp(a.reward.data(), b.reward.data(), kRows * sizeof(float)) != 0;
+    send(batch % kParts);
+  }
+  report.figure("a million steps over a bad link", 1e6 / (seconds_now() - begin), "steps/s");
+  report.figure("  messages lost", static_cast<double>(proxy.lost), "");
+  report.figure("  messages doubled", static_cast<double>(proxy.doubled), "");
+  report.figure("  messages delayed and overtaken", static_cast<double>(proxy.delayed), "");
+  report.figure("  reconnects", static_cast<double>(proxy.reconnected), "");
+  report.figure("  batches lost, doubled or shifted", static_cast<double>(wrong), "");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -466,4 +523,5 @@ int main(int argc, char** argv) {
   text(report);
   sessions(report);
   samples(report);
+  faults(report);
 }
