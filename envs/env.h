@@ -118,8 +118,8 @@ class EnvBatch {
 
   virtual void render(int64_t env, Canvas& canvas) const = 0;
   virtual std::string fault_reason(int64_t row) const = 0;
-  /// For environments that know it: an action (as text) that reaches the highest return from here. ""
-  /// where the environment has no oracle.
+  /// For environments that know it: an action (as text) that reaches the highest return from here.
+  /// "" where the environment has no oracle.
   virtual std::string oracle(int64_t /*row*/) const { return {}; }
 
   /// Observations, mask of the current state, without stepping.

@@ -31,9 +31,9 @@ struct Storage {
   size_t bytes = 0;
   Device device;
   uint8_t size_class = 0;
-  bool read_only = false;                    // memory lent by somebody who does not allow writes
-  bool exposed = false;                      // somebody (NumPy) may write without bumping the version:
-                                             // nothing computed from the elements may be kept
+  bool read_only = false;  // memory lent by somebody who does not allow writes
+  bool exposed = false;    // somebody (NumPy) may write without bumping the version:
+                           // nothing computed from the elements may be kept
   void (*release)(void* context) = nullptr;  // foreign memory (NumPy, DLPack, files)
   void* context = nullptr;
   PackedWeight* packed = nullptr;
