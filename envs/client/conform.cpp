@@ -146,8 +146,8 @@ class Tester {
     check("a seeded reset gives observations as the spec says", [&] {
       const Message reply = expect_reply(ask(reset(7)));
       const StepBuffers nothing;
-      std::vector<std::string> reasons(static_cast<size_t>(kEnvs * spec_.rows));
-      read_step(reply, spec_, kEnvs * spec_.rows, 0, ReplyKind::reset, {}, nothing, reasons);
+      Faults faults;
+      read_step(reply, spec_, kEnvs * spec_.rows, 0, ReplyKind::reset, {}, nothing, faults);
       first_ = image(reply);
     });
     check("the same seed gives the same observations",
@@ -155,8 +155,8 @@ class Tester {
     check("a step gives arrays as the spec says", [&] {
       const Message reply = expect_reply(ask(step()));
       const StepBuffers nothing;
-      std::vector<std::string> reasons(static_cast<size_t>(kEnvs * spec_.rows));
-      read_step(reply, spec_, kEnvs * spec_.rows, 0, ReplyKind::step, {}, nothing, reasons);
+      Faults faults;
+      read_step(reply, spec_, kEnvs * spec_.rows, 0, ReplyKind::step, {}, nothing, faults);
       stepped_ = image(reply);
     });
     check("a repeated request is answered and not done again", [&] {

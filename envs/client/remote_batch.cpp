@@ -84,6 +84,7 @@ class RemoteBatch final : public EnvBatch {
     spec_ = spec_from_map(client_->welcome().fields.map("spec"));
     hello_.fields.set("spec_hash", client_->welcome().fields.text("spec_hash"));
     reasons_.resize(static_cast<size_t>(rows()));
+    in_flight_.resize(static_cast<size_t>(envs_));
   }
 
   const Spec& spec() const override { return spec_; }
@@ -125,7 +126,7 @@ class RemoteBatch final : public EnvBatch {
       // Draws without a seed do not come again: what the snapshot holds is what counts.
       if (rebuilt_ != before) reply = transact(Message("observe"));
     }
-    read_step(reply, spec_, rows(), 0, ReplyKind::reset, mask, out, reasons_);
+    read(reply, ReplyKind::reset, mask, out);
   }
 
   void step(const Actions& actions, const StepBuffers& out) override {
@@ -133,32 +134,28 @@ class RemoteBatch final : public EnvBatch {
     Message message = action_message(actions, envs_);
     const Message reply = transact(message);
     remember(std::move(message));
-    read_step(reply, spec_, rows(), 0, ReplyKind::step, {}, out, reasons_);
+    read(reply, ReplyKind::step, {}, out);
   }
 
   void send(const Actions& actions, std::span<const int64_t> ids) override {
     if (ids.empty()) return;
-    for (const int64_t id : ids) {
-      BESSEMER_CHECK(id >= 0 && id < envs_, IndexError, "[env] environment ", id, " of ", envs_);
-      for (const Sent& sent : sent_) {
-        BESSEMER_CHECK(!std::ranges::binary_search(sent.sorted, id), ValueError,
-                       "[env] environment ", id, " was sent before and not received");
+    for (size_t i = 0; i < ids.size(); ++i) {
+      const int64_t id = ids[i];
+      const bool known = id >= 0 && id < envs_;
+      if (known && !in_flight_[id]) {
+        in_flight_[id] = 1;
+        continue;
       }
+      for (size_t j = 0; j < i; ++j) in_flight_[ids[j]] = 0;
+      BESSEMER_CHECK(known, IndexError, "[env] environment ", id, " of ", envs_);
+      const bool twice = std::ranges::count(ids.first(i), id) > 0;
+      fail<ValueError>("[env] environment ", id,
+                       twice ? " appears twice in one send" : " was sent before and not received");
     }
-    Sent sent;
-    sent.ids.assign(ids.begin(), ids.end());
-    sent.sorted = sent.ids;
-    std::ranges::sort(sent.sorted);
-    BESSEMER_CHECK(std::ranges::adjacent_find(sent.sorted) == sent.sorted.end(), ValueError,
-                   "[env] an environment appears twice in one send");
-    sent.message = action_message(actions, static_cast<int64_t>(ids.size()));
-    sent.message.add("ids", Dtype::i64, {static_cast<int64_t>(sent.ids.size())}, sent.ids.data());
-    own_arrays(sent.message);
-    sent_.push_back(std::move(sent));
     try {
-      post(sent_.back());
+      queue(actions, ids);
     } catch (...) {
-      sent_.pop_back();
+      for (const int64_t id : ids) in_flight_[id] = 0;
       throw;
     }
   }
@@ -177,15 +174,14 @@ class RemoteBatch final : public EnvBatch {
                      count, " together");
       const Message reply = translated([&] { return take(first); });
       const int64_t row = got * spec_.rows;
-      std::vector<std::string> reasons(static_cast<size_t>((got + count) * spec_.rows));
-      read_step(reply, spec_, count * spec_.rows, row, ReplyKind::step, {}, out, reasons);
-      for (int64_t i = 0; i < count; ++i) {
-        for (int a = 0; a < spec_.rows; ++a) {
-          std::string& reason = reasons[row + i * spec_.rows + a];
-          if (!reason.empty()) reasons_[first.ids[i] * spec_.rows + a] = std::move(reason);
-        }
+      Faults faults;
+      read_step(reply, spec_, count * spec_.rows, row, ReplyKind::step, {}, out, faults);
+      for (auto& [at, reason] : faults) {
+        const int64_t env = first.ids[(at - row) / spec_.rows];
+        reasons_[env * spec_.rows + at % spec_.rows] = std::move(reason);
       }
       std::ranges::copy(first.ids, ids.begin() + got);
+      for (const int64_t id : first.ids) in_flight_[id] = 0;
       got += count;
       Message done = std::move(first.message);
       sent_.pop_front();
@@ -236,18 +232,40 @@ class RemoteBatch final : public EnvBatch {
   void observe(const StepBuffers& out) const override {
     check_idle("observe");
     const Message reply = const_cast<RemoteBatch*>(this)->transact(Message("observe"));
-    std::vector<std::string> reasons(static_cast<size_t>(rows()));
-    read_step(reply, spec_, rows(), 0, ReplyKind::observe, {}, out, reasons);
+    Faults faults;
+    read_step(reply, spec_, rows(), 0, ReplyKind::observe, {}, out, faults);
   }
 
  private:
   struct Sent {
-    std::vector<int64_t> ids, sorted;
+    std::vector<int64_t> ids;
     Message message;
     uint64_t request = 0;
   };
 
   void open() { client_ = std::make_unique<wire::Client>(address_, hello_, remote_.wire); }
+
+  void queue(const Actions& actions, std::span<const int64_t> ids) {
+    Sent sent;
+    sent.ids.assign(ids.begin(), ids.end());
+    sent.message = action_message(actions, static_cast<int64_t>(ids.size()));
+    sent.message.add("ids", Dtype::i64, {static_cast<int64_t>(sent.ids.size())}, sent.ids.data());
+    own_arrays(sent.message);
+    sent_.push_back(std::move(sent));
+    try {
+      post(sent_.back());
+    } catch (...) {
+      sent_.pop_back();
+      throw;
+    }
+  }
+
+  void read(const Message& reply, ReplyKind kind, std::span<const uint8_t> mask,
+            const StepBuffers& out) {
+    Faults faults;
+    read_step(reply, spec_, rows(), 0, kind, mask, out, faults);
+    for (auto& [row, reason] : faults) reasons_[row] = std::move(reason);
+  }
 
   void check_idle(std::string_view what) const {
     BESSEMER_CHECK(sent_.empty(), ValueError, "[env] ", what, " while ", sent_.size(),
@@ -314,7 +332,10 @@ class RemoteBatch final : public EnvBatch {
           continue;
         }
         // A refused batch did not step and is not to be received; one that is late still is.
-        if (error.code() != Code::deadline) sent_.pop_front();
+        if (error.code() != Code::deadline) {
+          for (const int64_t id : sent.ids) in_flight_[id] = 0;
+          sent_.pop_front();
+        }
         throw;
       }
     }
@@ -387,6 +408,7 @@ class RemoteBatch final : public EnvBatch {
   Spec spec_;
   std::vector<std::string> reasons_;  // [rows], of the last fault
   std::deque<Sent> sent_;
+  std::vector<uint8_t> in_flight_;  // [envs]
   // The anchor: a snapshot of all environments, or, without one, the log begins with a seeded
   // reset.
   bool anchored_ = false;

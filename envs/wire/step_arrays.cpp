@@ -215,7 +215,7 @@ T* at(const std::vector<T*>& pointers, size_t c) {
 
 void read_step(const Message& reply, const Spec& spec, int64_t rows, int64_t out_row,
                ReplyKind kind, std::span<const uint8_t> mask, const StepBuffers& out,
-               std::vector<std::string>& reasons) {
+               Faults& faults) {
   const bool stepped = kind == ReplyKind::step;
   const auto touched = [&](int64_t row) {
     return kind != ReplyKind::observe && (mask.empty() || mask[row / spec.rows]);
@@ -274,15 +274,13 @@ void read_step(const Message& reply, const Spec& spec, int64_t rows, int64_t out
   flags(out.terminated, kTerminated);
   flags(out.truncated, kTruncated);
   flags(out.fault, kFault);
-  if (const Value* faults = reply.fields.find("faults")) {
-    for (const Value& item : faults->list("faults")) {
+  if (const Value* listed = reply.fields.find("faults")) {
+    for (const Value& item : listed->list("faults")) {
       const wire::List& pair = item.list("faults");
       if (pair.size() != 2) wire::refuse(Code::malformed, "[env] a fault is [row, reason]");
-      const int64_t row = pair[0].integer("faults") + out_row;
-      if (row < out_row || row >= static_cast<int64_t>(reasons.size())) {
-        wire::refuse(Code::malformed, "[env] fault of row ", row);
-      }
-      reasons[row] = pair[1].text("faults");
+      const int64_t row = pair[0].integer("faults");
+      if (row < 0 || row >= rows) wire::refuse(Code::malformed, "[env] fault of row ", row);
+      faults.emplace_back(out_row + row, pair[1].text("faults"));
     }
   }
 

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/wire/message.h"
@@ -61,17 +62,20 @@ class StepArrays {
   StepBuffers buffers_;
 };
 
+/// Rows that failed and why.
+using Faults = std::vector<std::pair<int64_t, std::string>>;
+
 /// What a reply answers: it says which buffers are written.
 enum class ReplyKind : uint8_t { reset, step, observe };
 
 /// A client's side: copies a reply into `out`, `rows` rows from `out_row` on, just as a local batch
 /// would: an `observe` leaves rewards and flags alone, a reset touches those of the environments in
 /// `mask` (all, where empty). `final_obs` of rows that ended come from the reply, or, where it has
-/// none, from the observation itself (no autoreset in the same step). Faults' reasons go to
-/// `reasons`, one a row from `out_row`. Throws WireError when the reply does not fit the Spec.
+/// none, from the observation itself (no autoreset in the same step). Reasons are added to
+/// `faults`, with the row in `out`. Throws WireError when the reply does not fit the Spec.
 void read_step(const wire::Message& reply, const Spec& spec, int64_t rows, int64_t out_row,
                ReplyKind kind, std::span<const uint8_t> mask, const StepBuffers& out,
-               std::vector<std::string>& reasons);
+               Faults& faults);
 
 /// Bytes of a step's reply when nothing ended, text left out.
 size_t step_bytes(const Spec& spec, int64_t rows);
