@@ -23,26 +23,25 @@ namespace bessemer {
 namespace {
 
 // Every function of FFmpeg that is used, by library.
-// clang-format off: it has no stable form for these lists
-#define BESSEMER_AVUTIL(F)                                                            \
-  F(av_strerror)                                                                      \
-  F(av_frame_alloc) F(av_frame_free) F(av_frame_get_buffer) F(av_frame_make_writable) \
-      F(av_dict_set) F(av_dict_free) F(av_d2q) F(av_log_set_level)
-#define BESSEMER_AVCODEC(F)                                                                      \
-  F(avcodec_find_encoder_by_name)                                                                \
-  F(avcodec_alloc_context3) F(avcodec_free_context) F(avcodec_open2) F(avcodec_send_frame)       \
-      F(avcodec_receive_packet) F(avcodec_send_packet) F(avcodec_receive_frame)                  \
-          F(avcodec_parameters_from_context) F(avcodec_parameters_to_context) F(av_packet_alloc) \
-              F(av_packet_free) F(av_packet_unref) F(av_packet_rescale_ts)
-#define BESSEMER_AVFORMAT(F)                                                                   \
-  F(avformat_alloc_output_context2)                                                            \
-  F(avformat_free_context) F(avformat_new_stream) F(avformat_write_header) F(av_write_trailer) \
-      F(av_interleaved_write_frame) F(avio_open) F(avio_closep) F(avio_flush)                  \
-          F(avformat_open_input) F(avformat_close_input) F(avformat_find_stream_info)          \
-              F(av_find_best_stream) F(av_read_frame)
+// (clang-format has no stable form for these lists)
+// clang-format off
+#define BESSEMER_AVUTIL(F) \
+  F(av_strerror) F(av_frame_alloc) F(av_frame_free) F(av_frame_get_buffer) \
+  F(av_frame_make_writable) F(av_dict_set) F(av_dict_free) F(av_d2q) F(av_log_set_level)
+#define BESSEMER_AVCODEC(F) \
+  F(avcodec_find_encoder_by_name) F(avcodec_alloc_context3) F(avcodec_free_context) \
+  F(avcodec_open2) F(avcodec_send_frame) F(avcodec_receive_packet) F(avcodec_send_packet) \
+  F(avcodec_receive_frame) F(avcodec_parameters_from_context) \
+  F(avcodec_parameters_to_context) F(av_packet_alloc) F(av_packet_free) F(av_packet_unref) \
+  F(av_packet_rescale_ts)
+#define BESSEMER_AVFORMAT(F) \
+  F(avformat_alloc_output_context2) F(avformat_free_context) F(avformat_new_stream) \
+  F(avformat_write_header) F(av_write_trailer) F(av_interleaved_write_frame) F(avio_open) \
+  F(avio_closep) F(avio_flush) F(avformat_open_input) F(avformat_close_input) \
+  F(avformat_find_stream_info) F(av_find_best_stream) F(av_read_frame)
 #define BESSEMER_SWSCALE(F) \
-  F(sws_getContext)         \
-  F(sws_freeContext) F(sws_scale) F(sws_getCoefficients) F(sws_setColorspaceDetails)
+  F(sws_getContext) F(sws_freeContext) F(sws_scale) F(sws_getCoefficients) \
+  F(sws_setColorspaceDetails)
 // clang-format on
 
 /// FFmpeg's functions, opened when first needed: linking the libraries would load a hundred others
