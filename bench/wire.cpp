@@ -121,6 +121,10 @@ struct Other {
       usleep(2000);
     }
   }
+  ~Other() {
+    if (child) child.kill();
+    if (address.starts_with("ipc://")) unlink(address.c_str() + 6);
+  }
 };
 
 std::string address_for(const std::string& transport, const char* name) {

@@ -76,13 +76,27 @@ struct Socket::Impl {
   zmq::socket_t socket;
   Role role;
   Limits limits;
+  std::vector<std::string> paths;  // of bound unix sockets
+
+  Impl(Role r, const Limits& l)
+      : socket(context(), r == Role::server ? zmq::socket_type::router : zmq::socket_type::dealer),
+        role(r),
+        limits(l) {}
+  ~Impl() {
+    socket.close();
+    // ZeroMQ removes the files from its own thread; a process that ends may not let it come to
+    // that, and one that binds the same path at once must not lose its file to it.
+    for (const std::string& path : paths) {
+      for (int i = 0; i < 100 && access(path.c_str(), F_OK) == 0; ++i) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
+      if (access(path.c_str(), F_OK) == 0 && !ipc_in_use(path)) unlink(path.c_str());
+    }
+  }
 };
 
 Socket::Socket(Role role, const SocketOptions& options)
-    : impl_(std::make_unique<Impl>(
-          Impl{zmq::socket_t(context(), role == Role::server ? zmq::socket_type::router
-                                                             : zmq::socket_type::dealer),
-               role, options.limits})) {
+    : impl_(std::make_unique<Impl>(role, options.limits)) {
   zmq::socket_t& socket = impl_->socket;
   socket.set(zmq::sockopt::linger, 200);
   socket.set(zmq::sockopt::sndhwm, options.high_water);
@@ -119,7 +133,9 @@ std::string Socket::bind(const std::string& address) {
     if (attempt >= kBindAttempts) fail<IoError>("[wire] cannot bind ", address, ": ", problem);
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
-  return impl_->socket.get(zmq::sockopt::last_endpoint);
+  std::string bound = impl_->socket.get(zmq::sockopt::last_endpoint);
+  if (bound.starts_with("ipc://")) impl_->paths.push_back(bound.substr(6));
+  return bound;
 }
 
 void Socket::connect(const std::string& address) {
