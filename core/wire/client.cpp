@@ -279,6 +279,7 @@ struct Client::Impl {
     link->arm();
     bool noted = link->socket_noted();
     if (!noted && !link->readable()) {
+      link->part_ways();
       link->sleep(std::min(wait, 0.05));
       noted = link->socket_noted();
     }

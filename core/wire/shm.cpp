@@ -274,6 +274,27 @@ bool ShmLink::socket_noted() {
   return std::exchange(socket_seen_, now) != now;
 }
 
+void ShmLink::part_ways() {
+  constexpr uint32_t kSleeps = 32;         // two context switches each, about 10 us
+  constexpr int64_t kPause = 100'000'000;  // ns
+  together_ = may_spin() ? 0 : together_ + 1;
+  if (together_ < kSleeps) return;
+  together_ = 0;
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+  const int64_t ns = int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+  if (ns - parted_ < kPause) return;
+  parted_ = ns;
+  cpu_set_t allowed, others;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+  others = allowed;
+  const int mine = sched_getcpu();
+  if (mine < 0 || mine >= CPU_SETSIZE) return;
+  CPU_CLR(mine, &others);
+  if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof others, &others) != 0) return;
+  sched_setaffinity(0, sizeof allowed, &allowed);
+}
+
 bool ShmLink::may_spin() const {
   const int mine = sched_getcpu();
   return in_->sent_on.load(std::memory_order_relaxed) != mine &&

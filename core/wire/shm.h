@@ -54,6 +54,9 @@ class ShmLink {
 
   /// False when the other side last ran on this very CPU: waiting actively would keep it from it.
   bool may_spin() const;
+  /// Called before each sleep: where both sides keep sharing one CPU although this thread may use
+  /// others, moves it to another once in a while. Its affinity is left as it was.
+  void part_ways();
 
  private:
   ShmLink() = default;
@@ -69,6 +72,8 @@ class ShmLink {
   char* out_data_ = nullptr;
   uint64_t read_at_ = 0, written_at_ = 0;  // this side's own positions
   uint32_t socket_seen_ = 0;
+  uint32_t together_ = 0;  // sleeps in a row beside the other side
+  int64_t parted_ = 0;     // when it was moved last, ns
   bool server_ = false;
   int fd_ = -1, doorbell_ = -1;
   uint64_t nonce_ = 0;

@@ -134,10 +134,10 @@ void StepArrays::write(Message& reply, const EnvBatch& batch, std::span<const in
   }
   outcome_.resize(static_cast<size_t>(rows_));
   uint8_t any = 0;
-  for (int64_t row = 0; row < rows_; ++row) {
+  static_assert(kTerminated == 1 && kTruncated == 2 && kFault == 4);
+  for (int64_t row = 0; row < rows_; ++row) {  // the flags are 0 or 1
     outcome_[row] =
-        static_cast<uint8_t>((terminated_[row] ? kTerminated : 0) |
-                             (truncated_[row] ? kTruncated : 0) | (fault_[row] ? kFault : 0));
+        static_cast<uint8_t>(terminated_[row] | truncated_[row] << 1 | fault_[row] << 2);
     any |= outcome_[row];
   }
   if (stepped) {
@@ -159,7 +159,9 @@ void StepArrays::write(Message& reply, const EnvBatch& batch, std::span<const in
     reply.fields.set("faults", std::move(faults));
   }
   ended_.clear();
-  for (int64_t row = 0; row < rows_; ++row) {
+  int64_t longest = -1;
+  for (int64_t row = 0; row < rows_; ++row) longest = std::max(longest, length_[row]);
+  for (int64_t row = 0; longest >= 0 && row < rows_; ++row) {
     if (length_[row] >= 0) ended_.push_back(row);
   }
   if (!ended_.empty()) add_ended(reply, ended_);
@@ -267,6 +269,10 @@ void read_step(const Message& reply, const Spec& spec, int64_t rows, int64_t out
   const auto* bits = outcome ? static_cast<const uint8_t*>(outcome->data) : nullptr;
   const auto flags = [&](uint8_t* to, uint8_t bit) {
     if (!to) return;
+    if (stepped) {
+      for (int64_t row = 0; row < rows; ++row) to[out_row + row] = (bits[row] & bit) != 0;
+      return;
+    }
     for (int64_t row = 0; row < rows; ++row) {
       if (touched(row)) to[out_row + row] = bits && (bits[row] & bit) ? 1 : 0;
     }
