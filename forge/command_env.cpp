@@ -161,6 +161,16 @@ int command_env(const Arguments& arguments) {
     if (json) std::printf("%s\n", array(rows).c_str());
     return kExitOk;
   }
+  const bool remote = words.size() == 2 && words[1].find("://") != std::string::npos;
+#ifdef BESSEMER_HAS_WIRE
+  if (!words.empty() && words[0] == "serve")
+    return serve_command(arguments, std::span(words).subspan(1));
+  if (remote && words[0] == "info") return remote_info_command(arguments, words[1]);
+  if (remote && words[0] == "conform") return conform_command(arguments, words[1]);
+#else
+  BESSEMER_CHECK(!remote && (words.empty() || words[0] != "serve"), Error,
+                 "this build has no wire: it was made without libzmq, cppzmq and msgpack");
+#endif
   if (words.size() == 2 && words[0] == "info") {
     const std::vector<std::string> ids = env_ids();
     BESSEMER_CHECK(std::find(ids.begin(), ids.end(), words[1]) != ids.end(), UsageError,
@@ -173,8 +183,8 @@ int command_env(const Arguments& arguments) {
     }
     return kExitOk;
   }
-  const std::vector<std::string> verbs{"list", "info"};
-  fail<UsageError>(words.empty() ? "list or info ID?"
+  const std::vector<std::string> verbs{"list", "info", "serve", "conform"};
+  fail<UsageError>(words.empty() ? "list, info, serve or conform?"
                                  : cat("'", words[0], "'", did_you_mean(words[0], verbs)));
 }
 

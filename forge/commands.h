@@ -15,4 +15,9 @@ int command_eval(const Arguments& arguments);
 int command_render(const Arguments& arguments);
 int command_env(const Arguments& arguments);
 
+// Verbs of `env` that need the wire feature (command_wire.cpp).
+int serve_command(const Arguments& arguments, std::span<const std::string> ids);
+int remote_info_command(const Arguments& arguments, const std::string& address);
+int conform_command(const Arguments& arguments, const std::string& address);
+
 }  // namespace bessemer

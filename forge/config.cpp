@@ -96,6 +96,15 @@ Recipe load_recipe_text(std::string_view text, const std::string& file,
   Recipe recipe;
   recipe.root = parse_recipe(text, file);
   for (const std::string& assignment : overrides) apply_override(recipe.root, assignment);
+  // `seed` and `seeds` exclude each other: an override of one takes the place of the file's other.
+  const auto overridden = [&](std::string_view start) {
+    return std::any_of(overrides.begin(), overrides.end(),
+                       [&](const std::string& text) { return text.starts_with(start); });
+  };
+  for (const auto& [given, other] : {std::pair("seeds", "seed"), std::pair("seed", "seeds")})
+    if (overridden(cat(given, '=')) && !overridden(cat(other, '=')))
+      std::erase_if(recipe.root.entries,
+                    [&](const RecipeNode::Entry& entry) { return entry.key == other; });
   recipe.name = std::filesystem::path(file).stem().string();
 
   RecipeReader reader(recipe.root, kUnavailable);

@@ -49,9 +49,16 @@ std::vector<Entry> command_table() {
         "  An environment without a policy moves at random in videos and pictures."},
        command_render},
       {{"env",
-        "list | info ID",
-        "the environments and what they are made of",
-        {{"--json", {}, "as JSON"}}},
+        "list | info ID|ADDRESS | serve [ID ...] | conform ADDRESS",
+        "the environments and what they are made of; serve them to other processes",
+        {{"--json", {}, "as JSON"},
+         {"--bind", "ADDRESS[,ADDRESS]",
+          "serve: tcp://127.0.0.1:PORT or ipc://PATH; default: a free port"},
+         {"--instances", "N", "serve: environments of all clients together"},
+         {"--threads", "N", "serve: threads that step a batch"},
+         {"--id", "ID", "conform: the environment to try"}},
+        "  serve without ids serves every environment; SIGTERM lets clients finish.\n"
+        "  conform holds a server against docs/protocol.md."},
        command_env},
   };
 }

@@ -170,7 +170,13 @@ TEST_CASE("recipe: schema, required keys and exclusive keys") {
         "r.yaml:1:9: 'schema' must be 1 for this version, got 2");
   CHECK(error_of("schema: 1\n").find("'env.id' is missing") != std::string::npos);
   CHECK(error_of("schema: 1\nenv:\n").find("'env.id' is missing") != std::string::npos);
-  CHECK(override_error("seeds=3").find("exclude each other") != std::string::npos);
+  CHECK(error_of("schema: 1\nenv: {id: x}\nseed: 5\nseeds: 3\n").find("exclude each other") !=
+        std::string::npos);
+  // An override takes the place of the file's other key.
+  CHECK(*load("schema: 1\nenv: {id: x}\nseed: 5\n", {"seeds=3"}).seeds == 3);
+  const Recipe one = load("schema: 1\nenv: {id: x}\nseeds: 3\n", {"seed=5"});
+  CHECK_FALSE(one.seeds);
+  CHECK(one.run.seed == 5);
   CHECK(*load("schema: 1\nenv: {id: x}\nseeds: 3\n").seeds == 3);
 }
 

@@ -381,3 +381,32 @@ def test_tensorboard_reads_the_events(trained):
     assert [event.step for event in returns] == [row["step"] for row in rows(trained)]
     written = [row["rollout/ep_rew_mean"] for row in rows(trained)]
     assert [event.value for event in returns] == pytest.approx(written, rel=1e-6)
+
+
+def test_serve_ask_and_conform():
+    server = start("env", "serve", "CartPole-v1", "Echo-v0", "--bind", "tcp://127.0.0.1:*")
+    try:
+        line = server.stdout.readline()
+        if not line and "no wire" in server.stderr.read():
+            pytest.skip("built without the wire")
+        address = line.split()[-1]
+        info = json.loads(bessemer("env", "info", address, "--json").stdout)
+        assert [env["id"] for env in info["envs"]] == ["CartPole-v1", "Echo-v0"]
+        assert "CartPole-v1" in bessemer("env", "info", address).stdout
+        checks = bessemer("env", "conform", address, "--id", "CartPole-v1").stdout
+        assert checks.rstrip().endswith(" passed, 0 failed")
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(20) == 0
+    finally:
+        server.kill()
+
+
+def test_serving_beyond_loopback_is_refused():
+    done = subprocess.run(
+        [PROGRAM, "env", "serve", "CartPole-v1", "--bind", "tcp://0.0.0.0:*"],
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert done.returncode == 1
+    assert "loopback" in done.stderr or "no wire" in done.stderr
