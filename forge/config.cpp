@@ -20,7 +20,6 @@ constexpr UnavailableKey kUnavailable[] = {
     {"device", "cuda:0"},
     {"device", "cuda:1"},
     {"env.wrappers"},
-    {"env.address"},
     {"env.keys"},
     {"env.token"},
     {"model.path"},

@@ -28,6 +28,10 @@ void EnvConfig::fields(FieldVisitor& v) {
                   "action is stored and trained on (detail 27)"});
   v.field("scale_pixels", scale_pixels,
           {.doc = "divide u8 observations by 255 before the network (detail 22)"});
+  v.field(
+      "address", address,
+      {.doc = "server that runs the environments (`bessemer env serve`), as tcp://127.0.0.1:5555; "
+              "null: this process"});
 }
 
 void ModelConfig::fields(FieldVisitor& v) {

@@ -22,6 +22,7 @@ struct EnvConfig {
   double clip_obs = 10, clip_reward = 10;                // details 29, 31
   bool clip_actions = true;                              // detail 27
   bool scale_pixels = true;                              // detail 22
+  std::optional<std::string> address;                    // of a server; none: in this process
   void fields(FieldVisitor& v);
 };
 

@@ -3,6 +3,9 @@
 #include <cmath>
 
 #include "trainer/ppo.h"
+#ifdef BESSEMER_HAS_WIRE
+#include "envs/client/remote_batch.h"
+#endif
 
 namespace bessemer {
 
@@ -32,7 +35,14 @@ EnvFactory registry_factory(const EnvConfig& env) {
     BatchOptions options = wanted;
     options.options = env.options;
     options.max_episode_steps = env.max_episode_steps;
-    return make_batch(env.id, options);
+    if (!env.address) return make_batch(env.id, options);
+#ifdef BESSEMER_HAS_WIRE
+    return connect_batch(*env.address, env.id, options);
+#else
+    fail<ValueError>(
+        "env.address: this build has no wire: it was made without libzmq, cppzmq and "
+        "msgpack");
+#endif
   };
 }
 

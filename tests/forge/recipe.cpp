@@ -150,8 +150,8 @@ TEST_CASE("recipe: types and ranges") {
 }
 
 TEST_CASE("recipe: keys of later versions are refused as such") {
-  CHECK(override_error("env.address=tcp://localhost:1") ==
-        "override 'env.address=tcp://localhost:1': 'env.address' is not available in this version");
+  CHECK(override_error("env.keys=server.key") ==
+        "override 'env.keys=server.key': 'env.keys' is not available in this version");
   CHECK(override_error("placement.mode=processes") ==
         "override 'placement.mode=processes': 'placement.mode: processes' is not available in this "
         "version");

@@ -383,7 +383,7 @@ def test_tensorboard_reads_the_events(trained):
     assert [event.value for event in returns] == pytest.approx(written, rel=1e-6)
 
 
-def test_serve_ask_and_conform():
+def test_serve_ask_conform_and_train(tmp_path):
     server = start("env", "serve", "CartPole-v1", "Echo-v0", "--bind", "tcp://127.0.0.1:*")
     try:
         line = server.stdout.readline()
@@ -395,10 +395,21 @@ def test_serve_ask_and_conform():
         assert "CartPole-v1" in bessemer("env", "info", address).stdout
         checks = bessemer("env", "conform", address, "--id", "CartPole-v1").stdout
         assert checks.rstrip().endswith(" passed, 0 failed")
+        # Training against the server gives the bits of training in one process.
+        words = [CARTPOLE, *SMALL]
+        bessemer("run", *words, f"out={tmp_path / 'here'}")
+        bessemer("run", *words, f"out={tmp_path / 'there'}", f"env.address={address}")
+        assert rows(tmp_path / "here") == rows(tmp_path / "there")
         server.send_signal(signal.SIGTERM)
         assert server.wait(20) == 0
     finally:
         server.kill()
+
+
+def test_a_dead_address_is_a_clear_error(tmp_path):
+    words = [CARTPOLE, *SMALL, f"out={tmp_path / 'run'}", "env.address=tcp://127.0.0.1:9"]
+    done = bessemer("run", *words, expect=1)
+    assert "no answer from tcp://127.0.0.1:9" in done.stderr or "no wire" in done.stderr
 
 
 def test_serving_beyond_loopback_is_refused():
