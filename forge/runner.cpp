@@ -54,7 +54,7 @@ std::string title(const Recipe& recipe, int threads, const std::string& folder) 
 std::unique_ptr<Algorithm> make_algorithm_of(const Recipe& recipe, const AlgorithmFactory& factory,
                                              ThreadPool& pool) {
   try {
-    return factory(recipe.run, pool);
+    return factory(recipe.run, pool, {});
   } catch (const ValueError& error) {
     const std::string_view what = error.what();
     std::string where = recipe.where(what.substr(0, what.find_first_of(" :,")));

@@ -14,8 +14,8 @@
 
 namespace bessemer {
 
-using AlgorithmFactory =
-    std::function<std::unique_ptr<Algorithm>(const RunConfig& config, ThreadPool& pool)>;
+using AlgorithmFactory = std::function<std::unique_ptr<Algorithm>(
+    const RunConfig& config, ThreadPool& pool, const SourceFactory& sources)>;
 /// Plays an episode of the trained policy into a video file.
 using VideoMaker =
     std::function<void(Algorithm& algorithm, const RunConfig& config, const std::string& file)>;

@@ -6,8 +6,8 @@
 namespace bessemer {
 
 PolicyRunner::PolicyRunner(const Policy& policy, const Normalizer& normalizer, int64_t slots,
-                           const Rng& rng)
-    : policy_(policy), normalizer_(normalizer), rng_(rng), slots_(slots) {
+                           const Rng& rng, int64_t first)
+    : policy_(policy), normalizer_(normalizer), rng_(rng), slots_(slots), first_(first) {
   states_.assign(static_cast<size_t>(slots * policy.state_size()), 0);  // detail 33
   if (policy.distribution().kind() == nn::ActionKind::state_dependent) explore(0);
 }
@@ -26,7 +26,7 @@ void PolicyRunner::explore(uint64_t counter) {
   Rng rng = rng_;
   rng.stream = Stream::exploration;
   for (int64_t slot = 0; slot < slots_; ++slot)
-    distribution.explore(rng, slot, counter, policy_.log_std().data<float>(),
+    distribution.explore(rng, first_ + slot, counter, policy_.log_std().data<float>(),
                          exploration_.data() + slot * cells);
 }
 
@@ -72,8 +72,9 @@ void PolicyRunner::act(const ActRequest& request, const ActResult& result) {
                     row_exploration_.data() + r * cells);
       exploration = row_exploration_.data();
     }
-    distribution.sample(in, scratch_, rng_, request.slots, request.counter, exploration,
-                        result.actions);
+    keys_.assign(request.slots.begin(), request.slots.end());
+    for (int64_t& key : keys_) key += first_;
+    distribution.sample(in, scratch_, rng_, keys_, request.counter, exploration, result.actions);
   }
   if (result.log_prob)
     distribution.evaluate(in, scratch_, result.actions, result.log_prob, nullptr);

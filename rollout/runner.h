@@ -12,8 +12,9 @@
 
 namespace bessemer {
 
-/// What act() is asked. Rows are dense; row r belongs to instance slots[r] (a global index), which
-/// keys its draws and holds its recurrent state, so that batches may be cut and ordered in any way.
+/// What act() is asked. Rows are dense; row r belongs to instance slots[r], which keys its draws
+/// (counted from the runner's first) and holds its recurrent state, so that batches may be cut and
+/// ordered in any way.
 struct ActRequest {
   int64_t rows = 0;
   const void* obs = nullptr;             // raw
@@ -33,8 +34,9 @@ struct ActResult {
 
 class PolicyRunner {
  public:
-  /// `slots` instances; `rng` is where actions come from.
-  PolicyRunner(const Policy& policy, const Normalizer& normalizer, int64_t slots, const Rng& rng);
+  /// `slots` instances, the run's `first` and those after it; `rng` is where actions come from.
+  PolicyRunner(const Policy& policy, const Normalizer& normalizer, int64_t slots, const Rng& rng,
+               int64_t first = 0);
 
   void act(const ActRequest& request, const ActResult& result);
   /// Values of observations; `states` [rows, state_size] or null.
@@ -52,7 +54,8 @@ class PolicyRunner {
   const Policy& policy_;
   const Normalizer& normalizer_;
   Rng rng_;
-  int64_t slots_;
+  int64_t slots_, first_;
+  std::vector<int64_t> keys_;  // global indices of a request's slots
   std::vector<float> states_, exploration_, row_exploration_;
   nn::ActionScratch scratch_;
 };

@@ -7,34 +7,21 @@
 
 namespace bessemer {
 
-Sampler::Sampler(std::unique_ptr<EnvBatch> envs, const Policy& policy, Normalizer& normalizer,
+Sampler::Sampler(std::unique_ptr<EnvBatch> envs, const Policy& policy, const Normalizer& normalizer,
                  const SamplerOptions& options)
     : envs_(std::move(envs)),
       policy_(policy),
       normalizer_(normalizer),
       options_(options),
-      runner_(policy, normalizer, envs_->rows(), {options.seed, Stream::action}),
+      runner_(policy, normalizer, envs_->rows(), {options.seed, Stream::action}, options.first_row),
       writer_(envs_->spec().action.at(0), options.clip_actions) {
   BESSEMER_CHECK(envs_->autoreset() == Autoreset::same_step, ValueError,
                  "[sampler] needs environments that reset in the same step");
-  const int64_t rows = envs_->rows(), samples = options.steps * rows;
+  const int64_t rows = envs_->rows();
   const size_t obs_bytes = normalizer.observation_bytes();
-  Rollout& out = rollout_;
-  out.steps = options.steps;
-  out.rows = rows;
-  out.components = policy.distribution().components();
-  out.obs.resize(static_cast<size_t>(samples + rows) * obs_bytes);
-  if (envs_->spec().action_mask)
-    out.action_mask.resize(static_cast<size_t>((samples + rows) * policy.distribution().outputs()));
-  out.actions.resize(static_cast<size_t>(samples * out.components));
-  for (auto* column : {&out.log_prob, &out.value, &out.raw_reward, &out.reward})
-    column->resize(static_cast<size_t>(samples));
-  out.ended.resize(static_cast<size_t>(samples));
-  out.fault.resize(static_cast<size_t>(samples));
-  out.starts.resize(static_cast<size_t>(samples + rows));
-  out.version.resize(static_cast<size_t>(samples));
-  out.last_value.resize(static_cast<size_t>(rows));
-
+  rollout_ = make_rollout(
+      {options.steps, rows, policy.distribution().components(), static_cast<int64_t>(obs_bytes),
+       envs_->spec().action_mask ? policy.distribution().outputs() : 0, policy.state_size()});
   slots_.resize(static_cast<size_t>(rows));
   std::iota(slots_.begin(), slots_.end(), 0);
   current_starts_.assign(static_cast<size_t>(rows), 1);
@@ -55,8 +42,9 @@ Sampler::Sampler(std::unique_ptr<EnvBatch> envs, const Policy& policy, Normalize
   // Seeds from a stream of their own, so that runs with neighbouring seeds share no episode.
   std::vector<uint64_t> seeds(static_cast<size_t>(envs_->num_envs()));
   const Rng rng{options.seed, Stream::environment};
+  const auto first = static_cast<uint64_t>(options.first_row / envs_->spec().rows);
   for (size_t i = 0; i < seeds.size(); ++i) {
-    const PhiloxBlock block = rng.at(i);
+    const PhiloxBlock block = rng.at(first + i);
     seeds[i] = (uint64_t{block.word[0]} << 32 | block.word[1]) >> 1;
   }
   buffers_.obs[0] = obs_at(options_.steps);
@@ -74,14 +62,28 @@ uint8_t* Sampler::mask_at(int64_t t) {
   return rollout_.action_mask.data() + t * rollout_.rows * policy_.distribution().outputs();
 }
 
-void Sampler::restore(int64_t counter, std::vector<uint8_t> starts, std::vector<float> states) {
-  BESSEMER_CHECK(
-      starts.size() == current_starts_.size() && states.size() == runner_.states().size(),
-      ValueError, "[sampler] the saved state is of ", starts.size(), " environments, here are ",
-      current_starts_.size());
-  counter_ = counter;
-  current_starts_ = std::move(starts);
-  runner_.states() = std::move(states);
+SourceState Sampler::state() const {
+  SourceState out;
+  out.counter.assign(static_cast<size_t>(rollout_.rows), counter_);
+  out.starts = current_starts_;
+  out.states = runner_.states();
+  for (int64_t env = 0; env < envs_->num_envs(); ++env) out.envs.push_back(envs_->save(env));
+  return out;
+}
+
+void Sampler::restore(const SourceState& state) {
+  BESSEMER_CHECK(state.starts.size() == current_starts_.size() &&
+                     state.counter.size() == current_starts_.size() &&
+                     state.states.size() == runner_.states().size() &&
+                     static_cast<int64_t>(state.envs.size()) == envs_->num_envs(),
+                 ValueError, "[sampler] the saved state is of ", state.envs.size(),
+                 " environments, here are ", envs_->num_envs());
+  for (int64_t env = 0; env < envs_->num_envs(); ++env) envs_->load(env, state.envs[env]);
+  // Rows that asynchronous workers left at different steps go on from the latest: no draw is taken
+  // twice.
+  counter_ = *std::max_element(state.counter.begin(), state.counter.end());
+  current_starts_ = state.starts;
+  runner_.states() = state.states;
   StepBuffers out;
   out.obs = buffers_.obs;
   out.obs[0] = obs_at(rollout_.steps);
@@ -140,9 +142,9 @@ void Sampler::check_finite(int64_t t) const {
   for (int64_t r = 0; r < rollout_.rows; ++r) {
     const int64_t i = t * rollout_.rows + r;
     if (std::isfinite(rollout_.log_prob[i]) && std::isfinite(rollout_.value[i])) continue;
-    fail<NotFiniteError>("[sampler] the policy's ",
-                         std::isfinite(rollout_.log_prob[i]) ? "value" : "log_prob",
-                         " is not finite for environment ", r, " at its step ", counter_ - 1);
+    fail<NotFiniteError>(
+        "[sampler] the policy's ", std::isfinite(rollout_.log_prob[i]) ? "value" : "log_prob",
+        " is not finite for environment ", options_.first_row + r, " at its step ", counter_ - 1);
   }
 }
 
@@ -188,18 +190,15 @@ void Sampler::bootstrap() {
     rollout_.reward[cut_samples_[i]] += static_cast<float>(options_.gamma * values[i]);
 }
 
-void Sampler::update_statistics() {
-  normalizer_.update(rollout_.steps, rollout_.obs.data(), rollout_.raw_reward.data(),
-                     rollout_.ended.data());
-}
-
-int64_t Sampler::memory_bytes() const {
-  const Rollout& r = rollout_;
-  size_t bytes = r.obs.size() + r.action_mask.size() + r.ended.size() + r.fault.size() +
-                 r.starts.size() + r.version.size() * sizeof(int64_t);
-  for (const auto* column : {&r.actions, &r.log_prob, &r.value, &r.raw_reward, &r.reward, &r.state})
-    bytes += column->size() * sizeof(float);
-  return static_cast<int64_t>(bytes);
+std::optional<Fragment> SamplerFragments::take(double) {
+  Fragment out;
+  out.worker = "inline";
+  out.number = number_++;
+  out.version = version_;
+  sampler_->collect(version_, out.episodes);
+  out.rollout = sampler_->rollout();
+  samples_ += static_cast<uint64_t>(out.rollout.steps * out.rollout.rows);
+  return out;
 }
 
 }  // namespace bessemer

@@ -4,8 +4,10 @@
 
 namespace bessemer {
 
-std::unique_ptr<Algorithm> make_algorithm(const RunConfig& config, ThreadPool& pool) {
-  if (config.trainer.algo == "ppo") return std::make_unique<Ppo>(config, pool);
+std::unique_ptr<Algorithm> make_algorithm(const RunConfig& config, ThreadPool& pool,
+                                          const SourceFactory& sources) {
+  if (config.trainer.algo == "ppo")
+    return std::make_unique<Ppo>(config, pool, EnvFactory(), sources);
   const std::string known[] = {"ppo"};
   fail<ValueError>("unknown algorithm '", config.trainer.algo, "'",
                    did_you_mean(config.trainer.algo, known));

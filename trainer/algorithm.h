@@ -12,6 +12,7 @@
 #include "core/base/metrics.h"
 #include "core/base/thread_pool.h"
 #include "envs/spec.h"
+#include "rollout/source.h"
 #include "trainer/config.h"
 
 namespace bessemer {
@@ -60,7 +61,8 @@ class Actor {
                    void* actions) = 0;
 };
 
-/// Throws ValueError for an unknown trainer.algo.
-std::unique_ptr<Algorithm> make_algorithm(const RunConfig& config, ThreadPool& pool);
+/// `sources`: where experience comes from. Throws ValueError for an unknown trainer.algo.
+std::unique_ptr<Algorithm> make_algorithm(const RunConfig& config, ThreadPool& pool,
+                                          const SourceFactory& sources = {});
 
 }  // namespace bessemer

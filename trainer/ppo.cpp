@@ -20,9 +20,9 @@ struct Ppo::Totals {
 void Ppo::iterate(Metrics& metrics) {
   const auto start = std::chrono::steady_clock::now();
   std::vector<EpisodeEnd> episodes;
-  const Rollout& data = sampler_->rollout();
+  const Rollout& data = source_->rollout();
   try {
-    sampler_->collect(updates(), episodes);
+    source_->collect(updates(), episodes);
     check_rollout();
     good_.keep(*this);  // finite over a whole rollout
     gae({data.steps, data.rows, data.reward.data(), data.value.data(), data.ended.data(),
@@ -30,7 +30,7 @@ void Ppo::iterate(Metrics& metrics) {
         advantage_.data(), returns_.data());
     Totals totals;
     learn(totals);
-    sampler_->update_statistics();
+    normalizer_->update(data.steps, data.obs.data(), data.raw_reward.data(), data.ended.data());
     for (const EpisodeEnd& episode : episodes) recent_.push_back(episode);
     while (recent_.size() > 100) recent_.pop_front();
     const auto spent = std::chrono::steady_clock::now() - start;
@@ -48,7 +48,7 @@ void Ppo::iterate(Metrics& metrics) {
 /// Epochs of shuffled minibatches over the rollout (detail 6), whole sequences of each environment
 /// for recurrent policies (detail 35). Samples of failed environments are left out.
 void Ppo::learn(Totals& totals) {
-  const Rollout& data = sampler_->rollout();
+  const Rollout& data = source_->rollout();
   const bool recurrent = policy_->state_size() > 0;
   const auto usable = [&](int64_t unit) {
     if (!recurrent) return !data.fault[unit];
@@ -137,7 +137,7 @@ bool Ppo::update(std::span<const int64_t> samples, int64_t sequences, Totals& to
 
 /// The samples' columns, one after the other.
 void Ppo::gather(std::span<const int64_t> samples) {
-  const Rollout& data = sampler_->rollout();
+  const Rollout& data = source_->rollout();
   const auto gather = [&](const auto& from, int64_t width, auto& to) {
     to.resize(samples.size() * static_cast<size_t>(width));
     auto* out = to.data();
@@ -156,7 +156,7 @@ void Ppo::gather(std::span<const int64_t> samples) {
 /// Network inputs of samples.
 Tensor Ppo::inputs(std::span<const int64_t> samples) const {
   Tensor x = Tensor::empty({static_cast<int64_t>(samples.size()), policy_->observation_size()});
-  normalizer_->gather_inputs(samples, sampler_->rollout().obs.data(), x.data<float>());
+  normalizer_->gather_inputs(samples, source_->rollout().obs.data(), x.data<float>());
   return x;
 }
 
@@ -169,7 +169,7 @@ std::vector<Policy::Outputs> Ppo::forward(std::span<const int64_t> samples, int6
     outputs.push_back(policy_->forward(inputs(samples), {}));
     return outputs;
   }
-  const Rollout& data = sampler_->rollout();
+  const Rollout& data = source_->rollout();
   Tensor state = Tensor::empty({sequences, width});
   for (int64_t i = 0; i < sequences; ++i)
     std::copy_n(data.state.begin() + samples[i] * width, width, state.data<float>() + i * width);
@@ -253,7 +253,7 @@ double Ppo::clip_range() const {
 }
 
 void Ppo::report(const Totals& totals, Metrics& metrics) const {
-  const Rollout& data = sampler_->rollout();
+  const Rollout& data = source_->rollout();
   if (!recent_.empty()) {
     double total = 0, length = 0;
     for (const EpisodeEnd& episode : recent_) {

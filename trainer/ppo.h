@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "autograd/nn/optim.h"
-#include "rollout/sampler.h"
+#include "rollout/source.h"
 #include "trainer/algorithm.h"
 #include "trainer/evaluate.h"
 #include "trainer/loss.h"
@@ -18,11 +18,13 @@ namespace bessemer {
 
 class Ppo : public Algorithm {
  public:
-  /// `make_envs` stands in for the registry, for environments that are not in it. Throws ValueError
-  /// for an environment PPO cannot learn in (text, several agents) and for keys that contradict.
-  Ppo(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs = {});
+  /// `make_envs` stands in for the registry, for environments that are not in it; `sources` says
+  /// where samples come from. Throws ValueError for an environment PPO cannot learn in (text,
+  /// several agents) and for keys that contradict.
+  Ppo(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs = {},
+      const SourceFactory& sources = {});
 
-  const Spec& spec() const override { return sampler_->envs().spec(); }
+  const Spec& spec() const override { return spec_; }
   int64_t steps() const override { return steps_; }
   int64_t updates() const override { return adam_->steps(); }
   int64_t parameters() const override;
@@ -35,7 +37,7 @@ class Ppo : public Algorithm {
   std::unique_ptr<Actor> actor(bool deterministic, int64_t seed) const override;
 
   const Policy& policy() const { return *policy_; }
-  const Rollout& rollout() const { return sampler_->rollout(); }
+  const Rollout& rollout() const { return source_->rollout(); }
 
  private:
   struct Totals;
@@ -79,9 +81,10 @@ class Ppo : public Algorithm {
   RunConfig config_;
   EnvFactory make_envs_;
   ThreadPool& pool_;
+  Spec spec_;
   std::unique_ptr<Policy> policy_;
   std::unique_ptr<Normalizer> normalizer_;
-  std::unique_ptr<Sampler> sampler_;
+  std::unique_ptr<SampleSource> source_;
   nn::NamedTensors named_;  // the policy's parameters
   std::unique_ptr<nn::Adam> adam_;
   Snapshot good_;

@@ -126,13 +126,13 @@ void Ppo::save(const fs::path& folder) const {
   put_moments("normalizer.obs.", normalizer_->obs_moments(), train);
   put_moments("normalizer.return.", normalizer_->return_moments(), train);
   train.emplace_back("normalizer.returns", column(normalizer_->discounted_returns()));
-  train.emplace_back("sampler.starts", column(sampler_->starts()));
-  train.emplace_back("sampler.states", column(sampler_->states()));
+  const SourceState source = source_->state();
+  train.emplace_back("sampler.starts", column(source.starts));
+  train.emplace_back("sampler.states", column(source.states));
   std::vector<uint8_t> bytes;
   std::vector<int64_t> offsets = {0};
-  for (int64_t env = 0; env < sampler_->envs().num_envs(); ++env) {
-    const std::string state = sampler_->envs().save(env);
-    bytes.insert(bytes.end(), state.begin(), state.end());
+  for (const std::string& env : source.envs) {
+    bytes.insert(bytes.end(), env.begin(), env.end());
     offsets.push_back(static_cast<int64_t>(bytes.size()));
   }
   train.emplace_back("envs.state", column(bytes));
@@ -157,7 +157,7 @@ void Ppo::save(const fs::path& folder) const {
   state["steps"] = steps_;
   state["iterations"] = iterations_;
   state["updates"] = updates();
-  state["counters"] = {{"action", sampler_->step_counter()}, {"shuffle", epochs_done_}};
+  state["counters"] = {{"action", source.counter.front()}, {"shuffle", epochs_done_}};
   state["trainable"] = std::move(trainable);
   std::ofstream out(folder / kState, std::ios::binary);
   out << state.dump(2) << '\n';
@@ -182,21 +182,22 @@ void Ppo::load(const fs::path& folder) {
 
   const auto offsets = read_column<int64_t>(train, "envs.offsets");
   const auto bytes = read_column<uint8_t>(train, "envs.state");
-  EnvBatch& envs = sampler_->envs();
-  BESSEMER_CHECK(static_cast<int64_t>(offsets.size()) == envs.num_envs() + 1, ValueError,
-                 train.path, ": the state of ", offsets.size() - 1,
-                 " environments, the recipe has ", envs.num_envs());
-  for (int64_t env = 0; env < envs.num_envs(); ++env) {
-    BESSEMER_CHECK(
-        offsets[env] <= offsets[env + 1] && offsets[env + 1] <= static_cast<int64_t>(bytes.size()),
-        ValueError, train.path, ": 'envs.offsets' is damaged");
-    envs.load(env, {reinterpret_cast<const char*>(bytes.data()) + offsets[env],
-                    static_cast<size_t>(offsets[env + 1] - offsets[env])});
-  }
+  const int64_t rows = config_.env.num;
+  BESSEMER_CHECK(static_cast<int64_t>(offsets.size()) == rows + 1, ValueError, train.path,
+                 ": the state of ", offsets.size() - 1, " environments, the recipe has ", rows);
   const auto counters = member<Json>(state, path, "counters");
-  sampler_->restore(member<int64_t>(counters, path, "action"),
-                    read_column<uint8_t>(train, "sampler.starts"),
-                    read_column<float>(train, "sampler.states"));
+  SourceState source;
+  source.counter.assign(static_cast<size_t>(rows), member<int64_t>(counters, path, "action"));
+  source.starts = read_column<uint8_t>(train, "sampler.starts");
+  source.states = read_column<float>(train, "sampler.states");
+  for (int64_t env = 0; env < rows; ++env) {
+    BESSEMER_CHECK(0 <= offsets[env] && offsets[env] <= offsets[env + 1] &&
+                       offsets[env + 1] <= static_cast<int64_t>(bytes.size()),
+                   ValueError, train.path, ": 'envs.offsets' is damaged");
+    source.envs.emplace_back(reinterpret_cast<const char*>(bytes.data()) + offsets[env],
+                             static_cast<size_t>(offsets[env + 1] - offsets[env]));
+  }
+  source_->restore(source);
   epochs_done_ = member<int64_t>(counters, path, "shuffle");
   steps_ = member<int64_t>(state, path, "steps");
   iterations_ = member<int64_t>(state, path, "iterations");

@@ -81,7 +81,7 @@ class FakeAlgorithm final : public Algorithm {
 
 Runner make_runner(int64_t not_finite_at = 0) {
   Runner runner;
-  runner.factory = [=](const RunConfig& config, ThreadPool&) {
+  runner.factory = [=](const RunConfig& config, ThreadPool&, const SourceFactory&) {
     return std::make_unique<FakeAlgorithm>(config, not_finite_at);
   };
   runner.announce = false;

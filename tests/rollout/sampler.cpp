@@ -153,7 +153,7 @@ TEST_CASE("recurrent states start at zero, run on between rollouts and restart w
   options.steps = 5;
   Rig rig(toys(test::clock_toy(4, false), 2), options, model);
   for (float x : rig.collect().state) CHECK(x == 0);
-  const std::vector<float> after = rig.sampler->states();
+  const std::vector<float> after = rig.sampler->state().states;
   const Rollout& second = rig.collect();
   CHECK(second.state == after);
   CHECK(after[0] != 0);
@@ -179,4 +179,83 @@ TEST_CASE("outputs that are not finite stop the sampler") {
   };
   Rig rig(toys(toy, 1), options);
   CHECK_THROWS_AS(rig.collect(), NotFiniteError);
+}
+
+TEST_CASE("samplers of neighbouring ranges hold the rows of one sampler, noise included") {
+  for (const bool sde : {false, true}) {
+    SamplerOptions options;
+    options.steps = 40;
+    PolicyOptions model;
+    model.sde = sde;
+    options.sde_sample_freq = sde ? 7 : -1;
+    const auto part = [&](int64_t first, int64_t rows) {
+      SamplerOptions own = options;
+      own.first_row = first;
+      return std::make_unique<Rig>(make_batch("Pendulum-v1", batch_options(rows)), own, model);
+    };
+    const auto whole = part(0, 5), left = part(0, 2), right = part(2, 3);
+    for (int64_t round = 0; round < 6; ++round) {
+      const Rollout& all = whole->collect();
+      for (int64_t row = 0; row < 5; ++row) {
+        Rig& rig = row < 2 ? *left : *right;
+        if (row == 0 || row == 2) rig.collect();
+        const Rollout& some = rig.sampler->rollout();
+        const int64_t own = row < 2 ? row : row - 2;
+        for (int64_t t = 0; t < 40; ++t) {
+          REQUIRE(all.actions[t * 5 + row] == some.actions[t * some.rows + own]);
+          REQUIRE(all.reward[t * 5 + row] == some.reward[t * some.rows + own]);
+        }
+      }
+    }
+    CHECK(whole->episodes.size() == 5);
+  }
+}
+
+TEST_CASE("a source goes on from a saved state; states of ranges are cut and joined") {
+  PolicyOptions model;
+  model.kind = PolicyOptions::Kind::gru;
+  model.hidden = {8};
+  model.recurrent_size = 4;
+  SamplerOptions options;
+  options.steps = 30;
+  Rig rig(make_batch("CartPole-v1", batch_options(4)), options, model);
+  rig.collect();
+  const SourceState state = rig.sampler->state();
+  CHECK(state.rows() == 4);
+  CHECK(state.counter == std::vector<int64_t>(4, 30));
+  rig.collect();
+  const Rollout expected = rig.sampler->rollout();
+
+  SourceState joined = state.slice(0, 1);
+  joined.append(state.slice(1, 3));
+  CHECK(joined.envs == state.envs);
+  CHECK(joined.states == state.states);
+  rig.sampler->restore(joined);
+  rig.collect();
+  CHECK(rig.sampler->rollout().obs == expected.obs);
+  CHECK(rig.sampler->rollout().actions == expected.actions);
+
+  options.first_row = 2;
+  Rig half(make_batch("CartPole-v1", batch_options(2)), options, model);
+  half.sampler->restore(state.slice(2, 2));
+  const Rollout& own = half.collect();
+  for (int64_t t = 0; t < 30; ++t) REQUIRE(own.actions[t * 2] == expected.actions[t * 4 + 2]);
+  CHECK_THROWS_AS(half.sampler->restore(state), ValueError);
+  CHECK_THROWS_AS((void)state.slice(3, 2), IndexError);
+}
+
+TEST_CASE("one sampler by turns is an asynchronous source with balanced books") {
+  SamplerOptions options;
+  options.steps = 5;
+  Rig rig(toys(test::clock_toy(3, false), 2), options);
+  SamplerFragments source(std::move(rig.sampler));
+  source.publish(make_weights(4, {}));
+  const std::optional<Fragment> first = source.take(0), second = source.take(0);
+  CHECK(first->version == 4);
+  CHECK(first->number == 0);
+  CHECK(second->number == 1);
+  CHECK(second->rollout.version[0] == 4);
+  CHECK(first->episodes.size() == 2);
+  CHECK(source.counts().produced == 20);
+  CHECK(source.counts().taken == 20);
 }

@@ -1,0 +1,47 @@
+// What environments and a policy did together, as flat columns that samplers fill and trainers
+// read.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace bessemer {
+
+/// One rollout. Index of a sample: time * rows + row.
+struct Rollout {
+  int64_t steps = 0, rows = 0, components = 0;
+  std::vector<std::byte> obs;  // [steps + 1, rows, observation], raw; the last is what comes next
+  std::vector<uint8_t> action_mask;  // [steps + 1, rows, outputs] or empty
+  std::vector<float> actions;        // [steps, rows, components], unclipped
+  std::vector<float> log_prob, value;
+  std::vector<float> raw_reward;  // as the environment gave it
+  std::vector<float> reward;      // normalised, with the bootstrap of truncated episodes
+  std::vector<uint8_t> ended;     // the episode ended in this step, whatever the reason
+  std::vector<uint8_t> fault;     // the sample is not to be trained on
+  std::vector<uint8_t> starts;    // [steps + 1, rows]: an episode begins with this observation
+  std::vector<int64_t> version;   // of the policy that acted
+  std::vector<float> state;       // [rows, state_size] before the first step (detail 36)
+  std::vector<float> last_value;  // [rows] of what comes next
+  int64_t faults = 0;
+  std::string fault_reason;  // of the last fault
+};
+
+/// Sizes that a rollout's columns follow from.
+struct RolloutShape {
+  int64_t steps = 0, rows = 0, components = 0;
+  int64_t obs_bytes = 0;   // of one row
+  int64_t mask_width = 0;  // outputs of the policy; 0: the environments have no mask
+  int64_t state_size = 0;  // 0: not recurrent
+};
+/// Columns of this shape, zero.
+Rollout make_rollout(const RolloutShape& shape);
+int64_t rollout_bytes(const Rollout& rollout);
+
+struct EpisodeEnd {
+  double total = 0;
+  int64_t length = 0;
+};
+
+}  // namespace bessemer

@@ -1,0 +1,103 @@
+#include "rollout/weights.h"
+
+#include <cstring>
+
+#include "core/base/hash.h"
+#include "rollout/normalizer.h"
+
+namespace bessemer {
+
+namespace {
+
+size_t tensor_bytes(const Tensor& tensor) {
+  return static_cast<size_t>(tensor.numel()) * dtype_size(tensor.dtype());
+}
+
+Tensor column(const std::vector<double>& values) {
+  return Tensor::from(std::span<const double>(values), {static_cast<int64_t>(values.size())});
+}
+
+void add_moments(const std::string& prefix, const RunningMoments& moments, nn::NamedTensors& out) {
+  out.emplace_back(prefix + "mean", column(moments.mean));
+  out.emplace_back(prefix + "variance", column(moments.variance));
+  out.emplace_back(prefix + "count", Tensor::scalar(moments.count, Dtype::f64));
+}
+
+void read_moments(const Tensor* from, RunningMoments& moments) {
+  const auto values = [&](const Tensor& tensor, std::vector<double>& to) {
+    to.assign(tensor.values<double>().begin(), tensor.values<double>().end());
+  };
+  values(from[0], moments.mean);
+  values(from[1], moments.variance);
+  moments.count = from[2].item();
+}
+
+/// Throws ValueError unless `set` holds, from entry `first` on, tensors like these.
+void check_like(const nn::NamedTensors& like, const WeightSet& set, size_t first) {
+  BESSEMER_CHECK(set.tensors.size() >= first + like.size(), ValueError, "[weights] the set holds ",
+                 set.tensors.size(), " tensors, expected ", first + like.size());
+  for (size_t i = 0; i < like.size(); ++i) {
+    const auto& [name, tensor] = like[i];
+    const auto& [other, from] = set.tensors[first + i];
+    BESSEMER_CHECK(name == other, ValueError, "[weights] the set has '", other, "' where '", name,
+                   "' is expected");
+    BESSEMER_CHECK(tensor.dtype() == from.dtype() && tensor.sizes() == from.sizes(), ValueError,
+                   "[weights] '", name, "' is ", dtype_name(from.dtype()), " ", from.shape(),
+                   ", expected ", dtype_name(tensor.dtype()), " ", tensor.shape());
+  }
+}
+
+}  // namespace
+
+uint64_t weights_hash(const nn::NamedTensors& tensors) {
+  uint64_t hash = 0;
+  for (const auto& [name, tensor] : tensors) {
+    const Tensor dense = contiguous(tensor);
+    hash = xxh64(cat(name, ' ', dtype_name(tensor.dtype()), ' ', tensor.shape()), hash);
+    hash = xxh64({static_cast<const char*>(dense.raw()), tensor_bytes(dense)}, hash);
+  }
+  return hash;
+}
+
+WeightSet make_weights(int64_t version, const nn::NamedTensors& tensors) {
+  WeightSet set;
+  set.version = version;
+  for (const auto& [name, tensor] : tensors) {
+    const Tensor from = contiguous(tensor.detach());
+    const Tensor copy = Tensor::empty(from.sizes(), from.dtype());
+    std::memcpy(copy.raw(), from.raw(), tensor_bytes(from));
+    set.tensors.emplace_back(name, copy);
+  }
+  set.hash = weights_hash(set.tensors);
+  return set;
+}
+
+void assign_weights(const nn::NamedTensors& into, const WeightSet& set) {
+  check_like(into, set, 0);
+  for (size_t i = 0; i < into.size(); ++i) {
+    const Tensor& to = into[i].second;
+    std::memcpy(to.raw(), set.tensors[i].second.raw(), tensor_bytes(to));
+    to.bump();
+  }
+}
+
+nn::NamedTensors normalizer_tensors(const Normalizer& normalizer) {
+  nn::NamedTensors out;
+  add_moments("normalizer.obs.", normalizer.obs_moments(), out);
+  add_moments("normalizer.return.", normalizer.return_moments(), out);
+  return out;
+}
+
+void assign_normalizer(Normalizer& into, const WeightSet& set) {
+  const nn::NamedTensors like = normalizer_tensors(into);
+  BESSEMER_CHECK(set.tensors.size() >= like.size(), ValueError, "[weights] the set holds ",
+                 set.tensors.size(), " tensors and no statistics of a normaliser");
+  const size_t first = set.tensors.size() - like.size();
+  check_like(like, set, first);
+  Tensor moments[6];
+  for (size_t i = 0; i < 6; ++i) moments[i] = set.tensors[first + i].second;
+  read_moments(moments, into.obs_moments());
+  read_moments(moments + 3, into.return_moments());
+}
+
+}  // namespace bessemer
