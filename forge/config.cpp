@@ -13,23 +13,12 @@ namespace {
 
 /// Keys of the planned schema that nothing here can honour yet.
 constexpr UnavailableKey kUnavailable[] = {
-    {"reward"},
-    {"init"},
-    {"data"},
     {"device", "cuda"},
     {"device", "cuda:0"},
     {"device", "cuda:1"},
     {"env.wrappers"},
     {"env.keys"},
     {"env.token"},
-    {"model.path"},
-    {"model.dtype"},
-    {"model.kind", "decoder"},
-    {"rollout.groups"},
-    {"rollout.size"},
-    {"rollout.max_tokens"},
-    {"rollout.temperature"},
-    {"eval.split"},
     {"placement.mode", "processes"},
     {"placement.workers"},
     {"placement.max_staleness"},
@@ -40,9 +29,27 @@ constexpr UnavailableKey kUnavailable[] = {
 };
 
 std::vector<RecipeWriter::Line> flat(const Recipe& recipe) {
-  RecipeWriter writer;
+  RecipeWriter writer(recipe.run.uses());
   Recipe(recipe).fields(writer);
   return writer.lines();
+}
+
+/// Text at "section.key" of the tree; "" where there is none.
+std::string_view text_at(const RecipeNode& root, std::string_view section, std::string_view key) {
+  const RecipeNode::Entry* outer = root.find(section);
+  const RecipeNode::Entry* inner = outer ? outer->value.find(key) : nullptr;
+  return inner && inner->value.kind == RecipeNode::Kind::scalar ? inner->value.text
+                                                                : std::string_view();
+}
+
+/// Defaults and keys of the algorithm that the recipe names.
+RecipeUser user_of(Recipe& recipe) {
+  const std::string_view algo = text_at(recipe.root, "trainer", "algo");
+  recipe.run.start_from(text_at(recipe.root, "model", "kind"),
+                        algo.empty() ? recipe.run.trainer.algo : algo);
+  const RunConfig& run = recipe.run;
+  return {run.uses(),
+          cat("trainer.algo: ", run.trainer.algo, " with model.kind: ", run.model.kind)};
 }
 
 bool larger(const std::string& before, const std::string& after) {
@@ -73,7 +80,7 @@ void Recipe::fields(FieldVisitor& v) {
 }
 
 std::string Recipe::yaml() const {
-  RecipeWriter writer;
+  RecipeWriter writer(run.uses());
   Recipe(*this).fields(writer);
   return writer.yaml();
 }
@@ -106,7 +113,7 @@ Recipe load_recipe_text(std::string_view text, const std::string& file,
                     [&](const RecipeNode::Entry& entry) { return entry.key == other; });
   recipe.name = std::filesystem::path(file).stem().string();
 
-  RecipeReader reader(recipe.root, kUnavailable);
+  RecipeReader reader(recipe.root, kUnavailable, file, user_of(recipe));
   try {
     recipe.fields(reader);
   } catch (const RecipeError&) {
@@ -123,7 +130,10 @@ Recipe load_recipe_text(std::string_view text, const std::string& file,
     reader.reject("schema",
                   cat("must be ", kRecipeSchema, " for this version, got ", recipe.schema));
   }
-  if (!reader.given("env.id")) reader.reject("env.id", "is missing: which environment to learn in");
+  const bool from_file = (recipe.run.uses() & (kUsesSft | kUsesPairs)) &&
+                         recipe.run.data.from != Source{.path = "env"};
+  if (!reader.given("env.id") && !from_file)
+    reader.reject("env.id", "is missing: which environment to learn in");
   if (recipe.seeds) {
     if (reader.given("seed") && recipe.run.seed != 0) {
       reader.reject("seeds", "and 'seed' exclude each other: seeds: N runs seeds 0 to N - 1");

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <filesystem>
 
 #include "forge/recipe_keys.h"
 
@@ -104,8 +105,9 @@ const RecipeNode::Entry* RecipeNode::find(std::string_view key) const {
 // ---- reader
 // ----------------------------------------------------------------------------------------
 
-RecipeReader::RecipeReader(const RecipeNode& root, std::span<const UnavailableKey> unavailable)
-    : root_(root), unavailable_(unavailable) {
+RecipeReader::RecipeReader(const RecipeNode& root, std::span<const UnavailableKey> unavailable,
+                           const std::string& file, RecipeUser user)
+    : root_(root), unavailable_(unavailable), file_(file), user_(std::move(user)) {
   frames_.push_back({&root, "", {}});
 }
 
@@ -146,7 +148,19 @@ const RecipeNode* RecipeReader::take(std::string_view name) {
   frame.known.emplace_back(name);
   const RecipeNode::Entry* entry = frame.node->find(name);
   if (!entry || unavailable(path_of(name), entry->value, entry->where)) return nullptr;
+  if (!(users() & user_.uses)) {
+    error(entry->where, cat("'", path_of(name), "' means nothing to ", user_.name));
+    return nullptr;
+  }
   return &entry->value;
+}
+
+std::string RecipeReader::absolute(const RecipeNode& node, const std::string& path) const {
+  namespace fs = std::filesystem;
+  constexpr std::string_view python = "py:";
+  if (path.starts_with(python)) return cat(python, absolute(node, path.substr(python.size())));
+  const fs::path base = node.where.starts_with("override ") ? "" : fs::path(file_).parent_path();
+  return fs::absolute(base / path).lexically_normal().string();
 }
 
 void RecipeReader::expected(const RecipeNode& node, std::string_view name, std::string_view what) {
@@ -225,7 +239,9 @@ void RecipeReader::field(std::string_view name, double& value, const FieldInfo& 
 }
 
 void RecipeReader::field(std::string_view name, std::string& value, const FieldInfo& info) {
-  if (const RecipeNode* node = take(name)) read_text(*node, name, info, value);
+  const RecipeNode* node = take(name);
+  if (!node || !read_text(*node, name, info, value)) return;
+  if (info.path && value.starts_with("py:")) value = absolute(*node, value);
 }
 
 void RecipeReader::field(std::string_view name, std::vector<int64_t>& value,
@@ -274,7 +290,25 @@ void RecipeReader::field(std::string_view name, std::optional<std::string>& valu
   if (node->kind == Kind::null) {
     value.reset();
   } else if (read_text(*node, name, info, text)) {
-    value = std::move(text);
+    value = info.path ? absolute(*node, text) : std::move(text);
+  }
+}
+
+void RecipeReader::field(std::string_view name, Source& value, const FieldInfo& info) {
+  const RecipeNode* node = take(name);
+  if (!node) return;
+  const RecipeNode::Entry* recipe =
+      node->kind == Kind::mapping && node->entries.size() == 1 ? node->find("recipe") : nullptr;
+  if (node->kind == Kind::null) {
+    value = {};
+  } else if (node->kind == Kind::scalar) {
+    const auto& words = info.choices;
+    const bool word = std::find(words.begin(), words.end(), node->text) != words.end();
+    value = {word ? node->text : absolute(*node, node->text), false};
+  } else if (recipe && recipe->value.kind == Kind::scalar) {
+    value = {absolute(recipe->value, recipe->value.text), true};
+  } else {
+    expected(*node, name, "a path or {recipe: FILE}");
   }
 }
 
@@ -365,6 +399,7 @@ std::string yaml_scalar(std::string_view text) {
 }
 
 void RecipeWriter::put(std::string_view name, const std::string& value, const FieldInfo& info) {
+  if (!(users() & uses_)) return;
   yaml_ += cat(std::string(2 * path_.size(), ' '), name, ": ", value, "\n");
   std::string path;
   for (const std::string& part : path_) path += cat(part, ".");
@@ -410,7 +445,12 @@ void RecipeWriter::field(std::string_view name,
   }
   put(name, cat("{", list, "}"), info);
 }
+void RecipeWriter::field(std::string_view name, Source& value, const FieldInfo& info) {
+  const std::string text = value.given() ? yaml_scalar(value.path) : "null";
+  put(name, value.recipe ? cat("{recipe: ", text, "}") : text, info);
+}
 bool RecipeWriter::begin(std::string_view name, const FieldInfo&) {
+  if (!(users() & uses_)) return false;
   yaml_ += cat(std::string(2 * path_.size(), ' '), name, ":\n");
   path_.emplace_back(name);
   return true;

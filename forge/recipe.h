@@ -53,10 +53,19 @@ struct UnavailableKey {
   std::string_view value = {};  // refused for this value only; empty: for every value
 };
 
+/// Whose keys a recipe may hold: a bit of Uses, and how to name it in errors.
+struct RecipeUser {
+  uint32_t uses = kUsedByAll;
+  std::string name;  // "trainer.algo: sft"
+};
+
 /// Fills config structs from a tree. Findings are collected; finish() throws them all at once.
 class RecipeReader final : public FieldVisitor {
  public:
-  RecipeReader(const RecipeNode& root, std::span<const UnavailableKey> unavailable);
+  /// Paths in the recipe are relative to the folder of `file`, those of overrides to the working
+  /// directory. Keys of others than `user` are findings.
+  RecipeReader(const RecipeNode& root, std::span<const UnavailableKey> unavailable,
+               const std::string& file = {}, RecipeUser user = {});
 
   void field(std::string_view name, bool& value, const FieldInfo& info) override;
   void field(std::string_view name, int64_t& value, const FieldInfo& info) override;
@@ -69,6 +78,7 @@ class RecipeReader final : public FieldVisitor {
              const FieldInfo& info) override;
   void field(std::string_view name, std::vector<std::pair<std::string, std::string>>& value,
              const FieldInfo& info) override;
+  void field(std::string_view name, Source& value, const FieldInfo& info) override;
   bool begin(std::string_view name, const FieldInfo& info) override;
   void end() override;
 
@@ -99,9 +109,12 @@ class RecipeReader final : public FieldVisitor {
                  std::string& out);
   bool in_range(const RecipeNode& node, std::string_view name, const FieldInfo& info, double value);
   void expected(const RecipeNode& node, std::string_view name, std::string_view what);
+  std::string absolute(const RecipeNode& node, const std::string& path) const;
 
   const RecipeNode& root_;
   std::span<const UnavailableKey> unavailable_;
+  std::string file_;
+  RecipeUser user_;
   std::vector<Frame> frames_;
   std::vector<std::string> errors_;
 };
@@ -115,6 +128,9 @@ class RecipeWriter final : public FieldVisitor {
     bool resume = false;  // may change when a run is resumed
   };
 
+  /// Keys of others than `uses` are left out.
+  explicit RecipeWriter(uint32_t uses = kUsedByAll) : uses_(uses) {}
+
   void field(std::string_view name, bool& value, const FieldInfo& info) override;
   void field(std::string_view name, int64_t& value, const FieldInfo& info) override;
   void field(std::string_view name, double& value, const FieldInfo& info) override;
@@ -126,6 +142,7 @@ class RecipeWriter final : public FieldVisitor {
              const FieldInfo& info) override;
   void field(std::string_view name, std::vector<std::pair<std::string, std::string>>& value,
              const FieldInfo& info) override;
+  void field(std::string_view name, Source& value, const FieldInfo& info) override;
   bool begin(std::string_view name, const FieldInfo& info) override;
   void end() override;
 
@@ -135,6 +152,7 @@ class RecipeWriter final : public FieldVisitor {
  private:
   void put(std::string_view name, const std::string& value, const FieldInfo& info);
 
+  uint32_t uses_;
   std::string yaml_;
   std::vector<Line> lines_;
   std::vector<std::string> path_;

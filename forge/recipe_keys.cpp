@@ -42,6 +42,9 @@ class KeyLister final : public FieldVisitor {
              const FieldInfo& info) override {
     put(name, value, "mapping", info);
   }
+  void field(std::string_view name, Source& value, const FieldInfo& info) override {
+    put(name, value, "path or {recipe: FILE}", info);
+  }
   bool begin(std::string_view name, const FieldInfo&) override {
     prefix_ = cat(name, ".");
     return true;
@@ -54,7 +57,7 @@ class KeyLister final : public FieldVisitor {
     RecipeWriter writer;
     static_cast<FieldVisitor&>(writer).field(name, value, info);
     keys.push_back({cat(prefix_, name), std::string(type), writer.lines()[0].value,
-                    range_text(info), std::string(info.doc), info.resume});
+                    range_text(info), std::string(info.doc), uses_text(users()), info.resume});
   }
   std::string prefix_;
 };
@@ -92,6 +95,7 @@ std::string recipe_keys_markdown() {
     }
     std::string meaning = key.doc;
     if (!key.range.empty()) meaning += cat(" (", key.range, ")");
+    if (!key.users.empty() && key.users != "control") meaning += cat(" [", key.users, "]");
     if (key.resume) meaning += " ↻";
     out += cat("| `", key.path, "` | ", key.type, " | `", key.fallback, "` | ", meaning, " |\n");
   }

@@ -14,6 +14,7 @@ struct RecipeKey {
   std::string fallback;  // as YAML
   std::string range;     // "above 0", "one of tanh, relu", or ""
   std::string doc;
+  std::string users;    // "control", "sft, dpo"; "" for all
   bool resume = false;  // may change when a run is resumed
 };
 

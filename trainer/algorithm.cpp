@@ -6,6 +6,8 @@ namespace bessemer {
 
 std::unique_ptr<Algorithm> make_algorithm(const RunConfig& config, ThreadPool& pool,
                                           const SourceFactory& sources) {
+  BESSEMER_CHECK(!(config.uses() & kUsesLanguage), ValueError,
+                 "trainer.algo: language models cannot be trained in this build");
   if (config.trainer.algo == "ppo")
     return std::make_unique<Ppo>(config, pool, EnvFactory(), sources);
   const std::string known[] = {"ppo"};

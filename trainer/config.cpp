@@ -8,11 +8,14 @@ namespace bessemer {
 
 void EnvConfig::fields(FieldVisitor& v) {
   v.field("id", id, {.doc = "environment, as `bessemer env list` names it"});
+  v.used_by(kUsesControl);
   v.field("num", num, {.doc = "instances stepped together", .min = 1, .max = 1 << 20});
+  v.used_by(kUsedByAll);
   v.field("options", options,
           {.doc = "options of the environment, as `bessemer env info ID` lists them"});
   v.field("max_episode_steps", max_episode_steps,
           {.doc = "time limit in steps instead of the environment's own; 0 removes it", .min = 0});
+  v.used_by(kUsesControl);
   v.field(
       "normalize_obs", normalize_obs,
       {.doc = "observations minus their running mean, over their running deviation (detail 28)"});
@@ -28,6 +31,7 @@ void EnvConfig::fields(FieldVisitor& v) {
                   "action is stored and trained on (detail 27)"});
   v.field("scale_pixels", scale_pixels,
           {.doc = "divide u8 observations by 255 before the network (detail 22)"});
+  v.used_by(kUsedByAll);
   v.field(
       "address", address,
       {.doc = "server that runs the environments (`bessemer env serve`), as tcp://127.0.0.1:5555; "
@@ -36,8 +40,9 @@ void EnvConfig::fields(FieldVisitor& v) {
 
 void ModelConfig::fields(FieldVisitor& v) {
   v.field("kind", kind,
-          {.doc = "network: fully connected, convolutional, or recurrent",
-           .choices = {"mlp", "cnn", "gru"}});
+          {.doc = "network: fully connected, convolutional, recurrent, or a language model",
+           .choices = {"mlp", "cnn", "gru", "decoder"}});
+  v.used_by(kUsesControl);
   v.field("hidden", hidden, {.doc = "widths of the hidden layers", .min = 1, .max = 65536});
   v.field("activation", activation,
           {.doc = "between the layers", .choices = {"tanh", "relu", "silu", "gelu"}});
@@ -59,11 +64,17 @@ void ModelConfig::fields(FieldVisitor& v) {
           {.doc = "steps between new exploration matrices; -1: once a rollout", .min = -1});
   v.field("recurrent_size", recurrent_size,
           {.doc = "width of the recurrent state (kind gru)", .min = 1, .max = 65536});
+  v.used_by(kUsesLanguage);
+  decoder.fields(v);
+  v.used_by(kUsedByAll);
 }
 
 void RolloutConfig::fields(FieldVisitor& v) {
+  v.used_by(kUsesControl);
   v.field("steps", steps,
           {.doc = "steps of each instance between updates (detail 1)", .min = 1, .max = 1 << 24});
+  language.fields(v);
+  v.used_by(kUsedByAll);
 }
 
 namespace {
@@ -90,14 +101,17 @@ void stop_field(FieldVisitor& v, std::vector<std::pair<std::string, double>>& st
 }  // namespace
 
 void TrainerConfig::fields(FieldVisitor& v) {
-  v.field("algo", algo, {.doc = "algorithm", .choices = {"ppo"}});
+  v.field("algo", algo, {.doc = "algorithm", .choices = {"ppo", "sft", "reward", "dpo", "grpo"}});
   // A longer run keeps its bits only where nothing is scheduled over the whole of it.
   const bool scheduled = lr_schedule != "constant" || clip_schedule != "constant";
   v.field("total_steps", total_steps,
-          {.doc = "environment steps of the whole run", .min = 1, .resume = !scheduled});
+          {.doc = "environment steps of the whole run; language: optimiser steps",
+           .min = 1,
+           .resume = !scheduled});
   v.field("lr", lr, {.doc = "Adam's learning rate", .min = 0, .exclusive_min = true});
   v.field("lr_schedule", lr_schedule,
-          {.doc = "linear: to 0 at total_steps (detail 4)", .choices = {"constant", "linear"}});
+          {.doc = "linear, cosine: to 0 at total_steps (detail 4)",
+           .choices = {"constant", "linear", "cosine"}});
   v.field("adam_eps", adam_eps,
           {.doc = "Adam's epsilon (detail 3)", .min = 0, .exclusive_min = true});
   v.field("adam_beta1", adam_beta1,
@@ -105,28 +119,41 @@ void TrainerConfig::fields(FieldVisitor& v) {
   v.field("adam_beta2", adam_beta2,
           {.doc = "decay of Adam's second moment", .min = 0, .max = 0.999999});
   v.field("weight_decay", weight_decay, {.doc = "decoupled weight decay (AdamW)", .min = 0});
+  v.used_by(kUsesControl | kUsesPpo);
   v.field("gamma", gamma, {.doc = "discount", .min = 0, .max = 1});
   v.field("gae_lambda", gae_lambda,
           {.doc = "lambda of generalised advantage estimation (detail 5)", .min = 0, .max = 1});
+  v.used_by(kUsesControl | kUsesOnline);
   v.field("epochs", epochs, {.doc = "passes over each rollout", .min = 1});
+  v.used_by(kUsedByAll);
   v.field("batch_size", batch_size,
-          {.doc = "samples of a minibatch (kind gru: rounded to whole sequences)", .min = 1});
+          {.doc = "samples of a minibatch (kind gru: rounded to whole sequences); language: texts, "
+                  "pairs or completions of an optimiser step",
+           .min = 1});
+  v.used_by(kUsesControl);
   v.field("shuffle", shuffle,
           {.doc = "new minibatch order every epoch (details 6, 35); false: in order of time"});
+  v.used_by(kUsesControl | kUsesOnline);
   v.field("clip_range", clip_range,
           {.doc = "clip of the probability ratio (detail 8)", .min = 0, .exclusive_min = true});
+  v.used_by(kUsesControl);
   v.field("clip_schedule", clip_schedule,
           {.doc = "linear: clip_range to 0 at total_steps", .choices = {"constant", "linear"}});
+  v.used_by(kUsesControl | kUsesPpo);
   v.field("clip_range_vf", clip_range_vf,
           {.doc = "clip of the value's change (detail 9); null: none",
            .min = 0,
            .exclusive_min = true});
   v.field("normalize_advantage", normalize_advantage,
           {.doc = "advantages of each minibatch to mean 0, deviation 1 (detail 7)"});
+  v.used_by(kUsesControl | kUsesOnline);
   v.field("ent_coef", ent_coef, {.doc = "weight of the entropy bonus (detail 10)", .min = 0});
+  v.used_by(kUsesControl | kUsesPpo);
   v.field("vf_coef", vf_coef, {.doc = "weight of the value loss (detail 10)", .min = 0});
+  v.used_by(kUsedByAll);
   v.field("max_grad_norm", max_grad_norm,
           {.doc = "clip of the global gradient norm (detail 11); 0: none", .min = 0});
+  v.used_by(kUsesControl);
   v.field("target_kl", target_kl,
           {.doc = "ends an iteration's updates once approx_kl exceeds 1.5 times this; null: never",
            .min = 0,
@@ -134,6 +161,8 @@ void TrainerConfig::fields(FieldVisitor& v) {
   v.field(
       "truncation_bootstrap", truncation_bootstrap,
       {.doc = "adds gamma * V(final observation) to the reward where a time limit cut an episode"});
+  language.fields(v);
+  v.used_by(kUsedByAll);
   stop_field(v, stop);
 }
 
@@ -142,7 +171,8 @@ void EvalConfig::fields(FieldVisitor& v) {
           {.doc = "environment steps between evaluations; 0: only at the end",
            .min = 0,
            .resume = true});
-  v.field("episodes", episodes, {.doc = "episodes of an evaluation", .min = 1, .resume = true});
+  v.field("episodes", episodes,
+          {.doc = "episodes of an evaluation; language: held-out items", .min = 1, .resume = true});
   v.field(
       "seed", seed,
       {.doc = "seed of the first episode; the next one's is one more", .min = 0, .resume = true});
@@ -152,6 +182,12 @@ void EvalConfig::fields(FieldVisitor& v) {
           {.doc = "mean return at which a seed counts as successful; null: the environment's "
                   "reward threshold",
            .resume = true});
+  v.used_by(kUsesLanguage);
+  v.field("split", split,
+          {.doc = "items of a text task that evaluations use",
+           .choices = {"train", "test"},
+           .resume = true});
+  v.used_by(kUsedByAll);
 }
 
 void PlacementConfig::fields(FieldVisitor& v) {
@@ -177,6 +213,13 @@ void RunConfig::fields(FieldVisitor& v) {
   };
   section("env", "what is learned in", env);
   section("model", "the network", model);
+  v.used_by(kUsesLanguage);
+  section("init", "weights to start from", init);
+  v.used_by(kUsesSft | kUsesPairs);
+  section("data", "what is learned from", data);
+  v.used_by(kUsesOnline);
+  section("reward", "what counts as good", reward);
+  v.used_by(kUsedByAll);
   section("rollout", "how experience is collected", rollout);
   section("trainer", "how it is learned from", trainer);
   section("eval", "how the policy is judged", eval);
@@ -184,7 +227,39 @@ void RunConfig::fields(FieldVisitor& v) {
   section("checkpoint", "what is kept on disk", checkpoint);
 }
 
+uint32_t RunConfig::uses() const {
+  const std::string& algo = trainer.algo;
+  if (algo == "sft") return kUsesSft;
+  if (algo == "reward") return kUsesReward;
+  if (algo == "dpo") return kUsesDpo;
+  if (algo == "grpo") return kUsesGrpo;
+  return algo == "ppo" && model.kind == "decoder" ? kUsesPpo : kUsesControl;
+}
+
+void RunConfig::start_from(std::string_view kind, std::string_view algo) {
+  trainer.algo = algo;
+  if (!kind.empty()) model.kind = kind;
+  if (!(uses() & kUsesLanguage)) return;
+  if (kind.empty()) model.kind = "decoder";
+  trainer.total_steps = 1000;
+  trainer.lr = uses() == kUsesSft ? 1e-3 : 1e-4;
+  trainer.adam_eps = 1e-8;
+  trainer.gamma = 1;
+  trainer.epochs = uses() == kUsesPpo ? 4 : 1;
+  trainer.batch_size = 64;
+  trainer.clip_range_vf = 0.2;
+  trainer.vf_coef = 0.1;
+  trainer.max_grad_norm = 1;
+  eval.episodes = 512;
+  if (uses() == kUsesPpo) {
+    trainer.language.kl_coef = 0.05;
+    trainer.language.kl = "k1";
+    trainer.language.kl_in = "reward";
+  }
+}
+
 void RunConfig::check() const {
+  if (uses() & kUsesLanguage) return check_language();
   const int64_t samples = rollout.steps * env.num;
   BESSEMER_CHECK(trainer.batch_size <= samples, ValueError, "trainer.batch_size is ",
                  trainer.batch_size, ", but a rollout has only ", samples,
@@ -197,11 +272,53 @@ void RunConfig::check() const {
                  "model.sde_sample_freq must be -1 or positive");
 }
 
+void RunConfig::check_language() const {
+  const uint32_t use = uses();
+  BESSEMER_CHECK(model.kind == "decoder", ValueError, "trainer.algo ", trainer.algo,
+                 " trains language models: model.kind must be decoder, not ", model.kind);
+  BESSEMER_CHECK(!init.from || !init.recipe, ValueError,
+                 "init.from and init.recipe exclude each other");
+  BESSEMER_CHECK(!init.given() || !model.decoder.path, ValueError,
+                 "model.path and init exclude each other: both name the first weights");
+  if (use & (kUsesPairs | kUsesOnline)) {
+    const int64_t samples = rollout.language.groups * rollout.language.size;
+    BESSEMER_CHECK(!(use & kUsesOnline) || trainer.batch_size <= samples, ValueError,
+                   "trainer.batch_size is ", trainer.batch_size, ", but an iteration has only ",
+                   samples, " completions (rollout.groups * rollout.size)");
+  }
+  if (use == kUsesGrpo) {
+    const int64_t size = rollout.language.size;
+    BESSEMER_CHECK(size > 1, ValueError,
+                   "rollout.size is 1: grpo compares the completions of a prompt with each other");
+    BESSEMER_CHECK(trainer.batch_size % size == 0, ValueError, "trainer.batch_size is ",
+                   trainer.batch_size, ", which is not whole groups of rollout.size = ", size);
+  }
+  if (use & kUsesOnline) {
+    BESSEMER_CHECK(reward.from == "env" || reward.from == "model" || reward.from.starts_with("py:"),
+                   ValueError, "reward.from must be env, model or py:FILE.py:FUNCTION, not '",
+                   reward.from, "'");
+    BESSEMER_CHECK((reward.from == "model") == reward.model.given(), ValueError,
+                   "reward.model and 'reward.from: model' belong together");
+    BESSEMER_CHECK(trainer.language.overlong_buffer <= rollout.language.max_tokens, ValueError,
+                   "trainer.overlong_buffer does not fit into rollout.max_tokens = ",
+                   rollout.language.max_tokens);
+  }
+  if (model.decoder.vocabulary != "bytes") {
+    int64_t size = 0;
+    const std::string& text = model.decoder.vocabulary;
+    const auto read = std::from_chars(text.data(), text.data() + text.size(), size);
+    BESSEMER_CHECK(
+        read.ec == std::errc() && read.ptr == text.data() + text.size() && size > 258, ValueError,
+        "model.vocabulary must be bytes or a number of entries above 258, not '", text, "'");
+  }
+}
+
 namespace {
 
 /// Hashes "section.key=value" of the keys that decide what a run computes.
 class HashVisitor : public FieldVisitor {
  public:
+  explicit HashVisitor(uint32_t uses) : uses_(uses) {}
   uint64_t hash = 0xcbf29ce484222325ull;
 
   void field(std::string_view name, bool& value, const FieldInfo& info) override {
@@ -233,6 +350,9 @@ class HashVisitor : public FieldVisitor {
              const FieldInfo& info) override {
     for (auto& [key, text] : value) add(name, info, key, ":", text);
   }
+  void field(std::string_view name, Source& value, const FieldInfo& info) override {
+    add(name, info, value.recipe ? "recipe:" : "", value.path);
+  }
   bool begin(std::string_view name, const FieldInfo&) override {
     section_ = name;
     return true;
@@ -242,17 +362,18 @@ class HashVisitor : public FieldVisitor {
  private:
   template <class... Value>
   void add(std::string_view name, const FieldInfo& info, const Value&... value) {
-    if (info.resume) return;
+    if (info.resume || !(users() & uses_)) return;
     for (const char c : cat(section_, ".", name, "=", value..., "\n"))
       hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ull;
   }
+  uint32_t uses_;
   std::string section_;
 };
 
 }  // namespace
 
 std::string RunConfig::hash() const {
-  HashVisitor visitor;
+  HashVisitor visitor(uses());
   RunConfig copy = *this;
   copy.fields(visitor);
   std::string text(16, '0');

@@ -6,10 +6,12 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "core/base/config.h"
+#include "trainer/language/config.h"
 
 namespace bessemer {
 
@@ -27,7 +29,7 @@ struct EnvConfig {
 };
 
 struct ModelConfig {
-  std::string kind = "mlp";  // mlp | cnn | gru
+  std::string kind = "mlp";  // mlp | cnn | gru | decoder
   std::vector<int64_t> hidden = {64, 64};
   std::string activation = "tanh";  // tanh | relu | silu | gelu
   bool separate = true;             // detail 13: separate trunks for policy and value
@@ -37,11 +39,13 @@ struct ModelConfig {
   bool sde = false;         // state-dependent exploration
   int64_t sde_sample_freq = -1;
   int64_t recurrent_size = 64;
+  DecoderKeys decoder;
   void fields(FieldVisitor& v);
 };
 
 struct RolloutConfig {
   int64_t steps = 128;
+  GenerationKeys language;
   void fields(FieldVisitor& v);
 };
 
@@ -65,6 +69,7 @@ struct TrainerConfig {
   std::optional<double> target_kl;
   bool truncation_bootstrap = true;
   std::vector<std::pair<std::string, double>> stop;  // e.g. eval/mean_reward: 475
+  PostTraining language;
   void fields(FieldVisitor& v);
 };
 
@@ -73,7 +78,8 @@ struct EvalConfig {
   int64_t episodes = 20;
   int64_t seed = 9;
   bool deterministic = true;
-  std::optional<double> bar;  // a mean return that counts as success
+  std::optional<double> bar;   // a mean return that counts as success
+  std::string split = "test";  // of a text task's items
   void fields(FieldVisitor& v);
 };
 
@@ -93,6 +99,9 @@ struct RunConfig {
   int64_t seed = 1;
   EnvConfig env;
   ModelConfig model;
+  InitConfig init;
+  DataConfig data;
+  RewardConfig reward;
   RolloutConfig rollout;
   TrainerConfig trainer;
   EvalConfig eval;
@@ -105,6 +114,14 @@ struct RunConfig {
   void check() const;
   /// 16 hexadecimal digits of every key that a resumed run may not change (FNV-1a).
   std::string hash() const;
+  /// The bit (Uses) of the algorithm that model.kind and trainer.algo name.
+  uint32_t uses() const;
+  /// Defaults of language models in place of those of control, where `kind` and `algo` ask for
+  /// them; called before a recipe is read.
+  void start_from(std::string_view kind, std::string_view algo);
+
+ private:
+  void check_language() const;
 };
 
 }  // namespace bessemer

@@ -7,6 +7,7 @@
 
 #include "autograd/engine.h"
 #include "trainer/gae.h"
+#include "trainer/schedule.h"
 
 namespace bessemer {
 
@@ -244,7 +245,7 @@ double Ppo::progress() const {
 }
 
 double Ppo::learning_rate() const {
-  return config_.trainer.lr * (config_.trainer.lr_schedule == "linear" ? 1 - progress() : 1);
+  return config_.trainer.lr * schedule_factor(config_.trainer.lr_schedule, progress());
 }
 
 double Ppo::clip_range() const {

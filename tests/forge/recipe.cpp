@@ -155,12 +155,52 @@ TEST_CASE("recipe: keys of later versions are refused as such") {
   CHECK(override_error("placement.mode=processes") ==
         "override 'placement.mode=processes': 'placement.mode: processes' is not available in this "
         "version");
-  CHECK(override_error("reward.from=env") ==
-        "override 'reward.from=env': 'reward' is not available in this version");
   CHECK(override_error("device=cuda") ==
         "override 'device=cuda': 'device: cuda' is not available in this version");
+}
+
+TEST_CASE("recipe: a key that means nothing to the algorithm is refused, not ignored") {
+  CHECK(override_error("reward.from=env") ==
+        "override 'reward.from=env': 'reward' means nothing to trainer.algo: ppo with model.kind: "
+        "mlp");
   CHECK(error_of("schema: 1\nenv: {id: x}\ndata: {from: f.jsonl}\n") ==
-        "r.yaml:3:1: 'data' is not available in this version");
+        "r.yaml:3:1: 'data' means nothing to trainer.algo: ppo with model.kind: mlp");
+  CHECK(error_of("schema: 1\nenv: {id: x}\ntrainer: {algo: sft, gamma: 0.9}\n") ==
+        "r.yaml:3:22: 'trainer.gamma' means nothing to trainer.algo: sft with model.kind: decoder");
+  CHECK(error_of("schema: 1\nenv: {id: x, num: 3}\ntrainer: {algo: grpo, beta: 1}\n") ==
+        "r.yaml:2:14: 'env.num' means nothing to trainer.algo: grpo with model.kind: decoder\n"
+        "r.yaml:3:23: 'trainer.beta' means nothing to trainer.algo: grpo with model.kind: decoder");
+}
+
+TEST_CASE("recipe: language models have defaults of their own, and read back what they print") {
+  const Recipe sft = load("schema: 1\nenv: {id: x}\ntrainer: {algo: sft}\n");
+  CHECK(sft.run.model.kind == "decoder");
+  CHECK(sft.run.eval.episodes == 512);
+  const std::string text = sft.yaml();
+  CHECK(text.find("gae_lambda") == std::string::npos);
+  CHECK(text.find("num:") == std::string::npos);
+  CHECK(text.find("micro_tokens: 4096") != std::string::npos);
+  CHECK(load(text).yaml() == text);
+}
+
+TEST_CASE("recipe: sources are paths from the recipe's folder, or other recipes") {
+  const std::vector<std::string> none;
+  const Recipe recipe = load_recipe_text(
+      "schema: 1\nenv: {id: x}\ntrainer: {algo: dpo}\ninit: {recipe: ../sft.yaml}\n"
+      "data: {from: {recipe: grpo.yaml}}\n",
+      "/a/b/r.yaml", none);
+  CHECK(*recipe.run.init.recipe == "/a/sft.yaml");
+  CHECK(recipe.run.data.from == Source{"/a/b/grpo.yaml", true});
+  CHECK(load_recipe_text(recipe.yaml(), "/elsewhere.yaml", none).yaml() == recipe.yaml());
+  const Recipe reward = load_recipe_text(
+      "schema: 1\nenv: {id: x}\ntrainer: {algo: grpo}\nreward: {from: py:score.py:f}\n",
+      "/a/b/r.yaml", none);
+  CHECK(reward.run.reward.from == "py:/a/b/score.py:f");
+  CHECK(error_of("schema: 1\nenv: {id: x}\ntrainer: {algo: dpo}\ndata: {from: [1]}\n")
+            .find("must be a path or {recipe: FILE}") != std::string::npos);
+  CHECK(error_of("schema: 1\nenv: {id: x}\ntrainer: {algo: dpo}\n"
+                 "init: {from: a, recipe: b}\n")
+            .find("exclude each other") != std::string::npos);
 }
 
 TEST_CASE("recipe: schema, required keys and exclusive keys") {

@@ -35,6 +35,7 @@ struct Collect : FieldVisitor {
              const FieldInfo& i) override {
     add(n, i);
   }
+  void field(std::string_view n, Source&, const FieldInfo& i) override { add(n, i); }
   bool begin(std::string_view n, const FieldInfo&) override {
     section = cat(n, ".");
     return true;
@@ -92,4 +93,27 @@ TEST_CASE("the hash follows what a resumed run may not change, and nothing else"
   a.trainer.lr_schedule = b.trainer.lr_schedule = "linear";
   a.trainer.lr = b.trainer.lr;
   CHECK(a.hash() != b.hash());  // with a schedule, total_steps decides
+}
+
+TEST_CASE("keys belong to algorithms") {
+  RunConfig config;
+  CHECK(config.uses() == kUsesControl);
+  config.start_from("decoder", "ppo");
+  CHECK(config.uses() == kUsesPpo);
+  CHECK(config.trainer.gamma == 1);
+  CHECK(config.trainer.language.kl_in == "reward");
+  RunConfig grpo;
+  grpo.start_from("", "grpo");
+  CHECK(grpo.model.kind == "decoder");
+  grpo.check();
+  grpo.trainer.batch_size = 8;
+  grpo.rollout.language.size = 1;
+  CHECK_THROWS_WITH_AS(grpo.check(), doctest::Contains("rollout.size is 1"), ValueError);
+  grpo.rollout.language.size = 6;
+  CHECK_THROWS_WITH_AS(grpo.check(), doctest::Contains("whole groups"), ValueError);
+  RunConfig sft;
+  sft.start_from("mlp", "sft");
+  CHECK_THROWS_WITH_AS(sft.check(), doctest::Contains("model.kind must be decoder"), ValueError);
+  CHECK(uses_text(kUsesPairs) == "reward, dpo");
+  CHECK(uses_text(kUsedByAll).empty());
 }
