@@ -25,7 +25,8 @@ PpoLoss ppo_loss(const PpoBatch& batch, const PpoLossOptions& options, PpoGradie
   const size_t n = batch.log_prob.size();
   BESSEMER_CHECK(n > 0 && batch.entropy.size() == n && batch.value.size() == n &&
                      batch.old_log_prob.size() == n && batch.old_value.size() == n &&
-                     batch.advantage.size() == n && batch.returns.size() == n,
+                     batch.advantage.size() == n && batch.returns.size() == n &&
+                     (batch.weight.empty() || batch.weight.size() == n),
                  ValueError, "[ppo_loss] the columns of a minibatch have one length above 0");
   for (auto* column : {&gradient.log_prob, &gradient.entropy, &gradient.value, &gradient.ratio,
                        &gradient.log_ratio})
@@ -44,15 +45,23 @@ PpoLoss ppo_loss(const PpoBatch& batch, const PpoLossOptions& options, PpoGradie
       static_cast<float>(options.clip_range_vf.value_or(std::numeric_limits<float>::infinity()));
   const auto share = static_cast<float>(1 / static_cast<double>(n));
   const auto value_share = static_cast<float>(2 * options.vf_coef / static_cast<double>(n));
+  const auto kl_share = static_cast<float>(options.kl_coef / static_cast<double>(n));
   double policy = 0, value = 0, entropy = 0, kl = 0, kl1 = 0;
   int64_t clipped = 0;
   for (size_t i = 0; i < n; ++i) {
     const float ratio = gradient.ratio[i], advantage = gradient.advantage[i];
-    const float free = advantage * ratio, bound = advantage * std::clamp(ratio, low, high);
-    policy += std::min(free, bound);
-    // d min / d log_prob = A ratio where the unclipped side is the smaller, else 0; inside the
-    // range the two are equal.
-    gradient.log_prob[i] = free <= bound ? -free * share : 0.0f;
+    const float weight = batch.weight.empty() ? 1.0f : batch.weight[i];
+    if (options.surrogate) {
+      const float free = advantage * ratio, bound = advantage * std::clamp(ratio, low, high);
+      policy += weight * std::min(free, bound);
+      // d min / d log_prob = A ratio where the unclipped side is the smaller, else 0; inside the
+      // range the two are equal.
+      gradient.log_prob[i] = free <= bound ? -free * share * weight : 0.0f;
+    } else {
+      policy += weight * advantage * batch.log_prob[i];
+      gradient.log_prob[i] = -advantage * share * weight;
+    }
+    if (kl_share > 0) gradient.log_prob[i] += kl_share * (ratio - 1);
     clipped += std::fabs(ratio - 1) > static_cast<float>(options.clip_range);
     kl += static_cast<double>(ratio) - 1 - gradient.log_ratio[i];
     kl1 -= gradient.log_ratio[i];
@@ -79,6 +88,7 @@ PpoLoss ppo_loss(const PpoBatch& batch, const PpoLossOptions& options, PpoGradie
   out.clip_fraction = static_cast<double>(clipped) / count;
   out.loss = out.policy_gradient_loss + options.ent_coef * out.entropy_loss +
              options.vf_coef * out.value_loss;
+  if (options.kl_coef > 0) out.loss += options.kl_coef * out.approx_kl;
   return out;
 }
 

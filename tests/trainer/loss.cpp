@@ -115,6 +115,44 @@ TEST_CASE("the loss is its formula in double, its gradient is autograd's of the 
   }
 }
 
+TEST_CASE("weights, a KL penalty and the plain policy gradient, beside autograd and float64") {
+  for (bool surrogate : {true, false}) {
+    PpoLossOptions options;
+    options.normalize_advantage = false;
+    options.surrogate = surrogate;
+    options.kl_coef = 0.4;
+    const Columns c = draw(101, 7);
+    std::vector<float> weight;
+    for (uint64_t i = 0; i < 101; ++i) weight.push_back(uniform_float(Rng{8}.at(i).word[0]));
+    PpoBatch batch = c.batch();
+    batch.weight = weight;
+    PpoGradient gradient;
+    const PpoLoss got = ppo_loss(batch, options, gradient);
+
+    double policy = 0, kl = 0;
+    for (size_t i = 0; i < 101; ++i) {
+      const double log_ratio = static_cast<double>(c.log_prob[i]) - c.old_log_prob[i];
+      const double ratio = std::exp(log_ratio), a = c.advantage[i];
+      const double clipped = std::min(a * ratio, a * std::clamp(ratio, 0.8, 1.2));
+      policy -= weight[i] * (surrogate ? clipped : a * c.log_prob[i]) / 101;
+      kl += (ratio - 1 - log_ratio) / 101;
+    }
+    CHECK(got.policy_gradient_loss == doctest::Approx(policy).epsilon(1e-5));
+    CHECK(got.loss == doctest::Approx(policy + 0.5 * got.value_loss + 0.4 * kl).epsilon(1e-5));
+
+    const auto tensor = [](const std::vector<float>& x) {
+      return Tensor::from(std::span<const float>(x), {static_cast<int64_t>(x.size())});
+    };
+    const Tensor lp = set_requires_grad(tensor(c.log_prob)), a = tensor(c.advantage);
+    const Tensor log_ratio = lp - tensor(c.old_log_prob), ratio = exp(log_ratio);
+    const Tensor gain = surrogate ? minimum(a * ratio, a * clamp(ratio, 0.8, 1.2)) : a * lp;
+    backward(mean(ratio - 1.0 - log_ratio) * 0.4 - mean(tensor(weight) * gain));
+    for (size_t i = 0; i < 101; ++i)
+      CHECK(gradient.log_prob[i] ==
+            doctest::Approx(grad(lp).data<float>()[i]).epsilon(1e-3).scale(1e-3));
+  }
+}
+
 TEST_CASE("two samples by hand") {
   // ratio e^0.5 = 1.6487 with advantage 1 is clipped to 1.2; ratio 1 with advantage -1 is not.
   Columns c{{0.5f, 0}, {0.2f, 0.4f}, {1, 2}, {0, 0}, {1, 2}, {1, -1}, {3, 2}};

@@ -1,11 +1,12 @@
-// What a checkpoint of PPO holds: model.safetensors, train.safetensors, state.json.
+// What a checkpoint holds: model.safetensors, train.safetensors, state.json.
+#include <algorithm>
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "core/io/safetensors.h"
-#include "trainer/ppo.h"
+#include "trainer/actor_critic.h"
 
 namespace bessemer {
 
@@ -113,7 +114,7 @@ Json read_state(const fs::path& folder, const RunConfig& config) {
 
 }  // namespace
 
-void Ppo::save(const fs::path& folder) const {
+void ActorCritic::save(const fs::path& folder) const {
   nn::NamedTensors model, train;
   Json trainable = Json::object();
   for (auto& [name, tensor] : named_) {
@@ -126,7 +127,12 @@ void Ppo::save(const fs::path& folder) const {
   put_moments("normalizer.obs.", normalizer_->obs_moments(), train);
   put_moments("normalizer.return.", normalizer_->return_moments(), train);
   train.emplace_back("normalizer.returns", column(normalizer_->discounted_returns()));
-  const SourceState source = source_->state();
+  const SourceState source = source_state();
+  // Rows of asynchronous workers are not equally far; of all others the first one's counter is
+  // everyone's.
+  if (std::any_of(source.counter.begin(), source.counter.end(),
+                  [&](int64_t c) { return c != source.counter.front(); }))
+    train.emplace_back("sampler.counter", column(source.counter));
   train.emplace_back("sampler.starts", column(source.starts));
   train.emplace_back("sampler.states", column(source.states));
   std::vector<uint8_t> bytes;
@@ -158,6 +164,7 @@ void Ppo::save(const fs::path& folder) const {
   state["iterations"] = iterations_;
   state["updates"] = updates();
   state["counters"] = {{"action", source.counter.front()}, {"shuffle", epochs_done_}};
+  for (auto& [name, count] : counters()) state["counters"][name] = count;
   state["trainable"] = std::move(trainable);
   std::ofstream out(folder / kState, std::ios::binary);
   out << state.dump(2) << '\n';
@@ -165,7 +172,7 @@ void Ppo::save(const fs::path& folder) const {
   BESSEMER_CHECK(out.good(), IoError, (folder / kState).string(), ": cannot write");
 }
 
-void Ppo::load(const fs::path& folder) {
+void ActorCritic::load(const fs::path& folder) {
   const Json state = read_state(folder, config_);
   const fs::path path = folder / kState;
   load_policy(folder);
@@ -187,7 +194,10 @@ void Ppo::load(const fs::path& folder) {
                  ": the state of ", offsets.size() - 1, " environments, the recipe has ", rows);
   const auto counters = member<Json>(state, path, "counters");
   SourceState source;
-  source.counter.assign(static_cast<size_t>(rows), member<int64_t>(counters, path, "action"));
+  if (train.file.tensors.contains("sampler.counter"))
+    source.counter = read_column<int64_t>(train, "sampler.counter");
+  else
+    source.counter.assign(static_cast<size_t>(rows), member<int64_t>(counters, path, "action"));
   source.starts = read_column<uint8_t>(train, "sampler.starts");
   source.states = read_column<float>(train, "sampler.states");
   for (int64_t env = 0; env < rows; ++env) {
@@ -197,8 +207,13 @@ void Ppo::load(const fs::path& folder) {
     source.envs.emplace_back(reinterpret_cast<const char*>(bytes.data()) + offsets[env],
                              static_cast<size_t>(offsets[env + 1] - offsets[env]));
   }
-  source_->restore(source);
+  restore_source(source);
   epochs_done_ = member<int64_t>(counters, path, "shuffle");
+  try {
+    restore_counters(counters.get<std::map<std::string, int64_t>>());
+  } catch (const nlohmann::json::exception&) {
+    fail<ValueError>(path.string(), ": member 'counters' is damaged");
+  }
   steps_ = member<int64_t>(state, path, "steps");
   iterations_ = member<int64_t>(state, path, "iterations");
   const auto totals = read_column<double>(train, "episodes.total");
@@ -207,10 +222,10 @@ void Ppo::load(const fs::path& folder) {
                  ": 'episodes.total' and 'episodes.length' differ in length");
   recent_.clear();
   for (size_t i = 0; i < totals.size(); ++i) recent_.push_back({totals[i], lengths[i]});
-  good_.keep(*this);
+  keep_good();
 }
 
-void Ppo::load_policy(const fs::path& folder) {
+void ActorCritic::load_policy(const fs::path& folder) {
   read_state(folder, config_);
   const Stored model(folder / kModel);
   for (auto& [name, tensor] : named_) model.read_into(name, tensor);

@@ -1,9 +1,10 @@
-// Construction, evaluation and acting of PPO, and the checks that stop it at numbers that are not
+// Construction, evaluation and acting, and the checks that stop a run at numbers that are not
 // finite.
 #include <cmath>
 
+#include "rollout/sampler.h"
+#include "trainer/actor_critic.h"
 #include "trainer/control.h"
-#include "trainer/ppo.h"
 
 namespace bessemer {
 
@@ -17,29 +18,23 @@ bool finite(const float* x, int64_t n) {
 
 }  // namespace
 
-Ppo::Ppo(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs,
-         const SourceFactory& sources)
+ActorCritic::ActorCritic(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs,
+                         bool elsewhere)
     : config_(config),
       make_envs_(make_envs ? std::move(make_envs) : registry_factory(config.env)),
       pool_(pool) {
   config_.check();
   const int64_t rows = config_.env.num;
   BatchOptions options;
-  options.num_envs = sources.samples ? 1 : rows;  // elsewhere: one, for what it says of itself
+  options.num_envs = elsewhere ? 1 : rows;  // elsewhere: one, for what it says of itself
   options.autoreset = Autoreset::same_step;
   options.pool = &pool_;
-  std::unique_ptr<EnvBatch> envs = make_envs_(options);
-  spec_ = envs->spec();
-  check_control_spec(spec_, "ppo");
+  envs_ = make_envs_(options);
+  spec_ = envs_->spec();
+  check_control_spec(spec_, config_.trainer.algo);
   policy_ = make_policy(spec_, config_);
   normalizer_ = make_normalizer(spec_, config_, rows);
-  if (sources.samples) {
-    envs.reset();
-    const RolloutShape shape = rollout_shape(spec_, config_, *policy_, *normalizer_, rows);
-    source_ = sources.samples({*policy_, *normalizer_, rows, shape, sampler_options(config_)});
-  } else {
-    source_ = make_sampler(std::move(envs), *policy_, *normalizer_, config_);
-  }
+  if (elsewhere) envs_.reset();
   named_ = policy_->named_parameters();
   nn::AdamOptions adam;
   adam.beta1 = config_.trainer.adam_beta1;
@@ -47,28 +42,36 @@ Ppo::Ppo(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs,
   adam.eps = config_.trainer.adam_eps;
   adam.weight_decay = config_.trainer.weight_decay;
   adam_ = std::make_unique<nn::Adam>(policy_->parameters(), adam);
-  advantage_.resize(static_cast<size_t>(config_.rollout.steps * rows));
-  returns_.resize(advantage_.size());
-  good_.keep(*this);
+  keep_good();
 }
 
-int64_t Ppo::parameters() const {
+std::unique_ptr<Sampler> ActorCritic::inline_sampler() {
+  return make_sampler(std::move(envs_), *policy_, *normalizer_, config_);
+}
+
+SourceRequest ActorCritic::source_request() const {
+  const int64_t rows = config_.env.num;
+  return {*policy_, *normalizer_, rows, rollout_shape(spec_, config_, *policy_, *normalizer_, rows),
+          sampler_options(config_)};
+}
+
+int64_t ActorCritic::parameters() const {
   int64_t n = 0;
   for (const Tensor& p : adam_->parameters()) n += p.numel();
   return n;
 }
 
-int64_t Ppo::memory_bytes() const {
+int64_t ActorCritic::memory_bytes() const {
   // Weights, gradients, two moments and the snapshot; buffers; what a minibatch keeps for its
   // gradient.
   int64_t widths = policy_->observation_size() + policy_->distribution().outputs() + 1;
   for (int64_t width : config_.model.hidden) widths += 2 * width * (config_.model.separate ? 2 : 1);
-  const int64_t floats = 7 * parameters() + 2 * static_cast<int64_t>(advantage_.size()) +
+  const int64_t floats = 7 * parameters() + 2 * config_.rollout.steps * config_.env.num +
                          widths * config_.trainer.batch_size;
-  return source_->memory_bytes() + floats * static_cast<int64_t>(sizeof(float));
+  return source_bytes() + floats * static_cast<int64_t>(sizeof(float));
 }
 
-EvalResult Ppo::evaluate(int64_t episodes, int64_t seed, bool deterministic) {
+EvalResult ActorCritic::evaluate(int64_t episodes, int64_t seed, bool deterministic) {
   EvaluateOptions options;
   options.episodes = episodes;
   options.seed = seed;
@@ -79,46 +82,46 @@ EvalResult Ppo::evaluate(int64_t episodes, int64_t seed, bool deterministic) {
   return evaluate_policy(make_envs_, *policy_, *normalizer_, options);
 }
 
-std::unique_ptr<Actor> Ppo::actor(bool deterministic, int64_t seed) const {
+std::unique_ptr<Actor> ActorCritic::actor(bool deterministic, int64_t seed) const {
   return make_actor(*policy_, *normalizer_, spec_.action[0], config_, deterministic, seed);
 }
 
-void Ppo::Snapshot::keep(const Ppo& ppo) {
-  nn::NamedTensors tensors = ppo.named_;
-  ppo.adam_->collect("", tensors);
-  values.resize(tensors.size());
+void ActorCritic::keep_good() {
+  nn::NamedTensors tensors = named_;
+  adam_->collect("", tensors);
+  good_.values.resize(tensors.size());
   for (size_t i = 0; i < tensors.size(); ++i) {
     const auto from = tensors[i].second.values<float>();
-    values[i].assign(from.begin(), from.end());
+    good_.values[i].assign(from.begin(), from.end());
   }
-  adam_steps = ppo.adam_->steps();
-  epochs_done = ppo.epochs_done_;
+  good_.adam_steps = adam_->steps();
+  good_.epochs_done = epochs_done_;
 }
 
-void Ppo::Snapshot::restore(Ppo& ppo) const {
-  nn::NamedTensors tensors = ppo.named_;
-  ppo.adam_->collect("", tensors);
+void ActorCritic::restore_good() {
+  nn::NamedTensors tensors = named_;
+  adam_->collect("", tensors);
   for (size_t i = 0; i < tensors.size(); ++i) {
-    std::copy(values[i].begin(), values[i].end(), tensors[i].second.data<float>());
+    std::copy(good_.values[i].begin(), good_.values[i].end(), tensors[i].second.data<float>());
     tensors[i].second.bump();
   }
-  ppo.adam_->set_steps(adam_steps);
-  ppo.epochs_done_ = epochs_done;
+  adam_->set_steps(good_.adam_steps);
+  epochs_done_ = good_.epochs_done;
 }
 
-void Ppo::check_rollout() const {
-  const Rollout& data = source_->rollout();
+void ActorCritic::check_rollout(const Rollout& data) const {
   const auto check = [&](const std::vector<float>& column, const char* name) {
-    BESSEMER_CHECK(finite(column.data(), static_cast<int64_t>(column.size())), NotFiniteError,
-                   "[ppo] ", name, " is not finite in the rollout after step ", steps_,
-                   " (the weights are those of the last good iteration)");
+    BESSEMER_CHECK(finite(column.data(), static_cast<int64_t>(column.size())), NotFiniteError, "[",
+                   config_.trainer.algo, "] ", name, " is not finite in the rollout after step ",
+                   steps_, " (the weights are those of the last good iteration)");
   };
   check(data.raw_reward, "the environment's reward");
   check(data.reward, "reward with its bootstrap");
   check(data.last_value, "value of the policy");
 }
 
-void Ppo::fail_loss(const PpoLoss& loss, const nn::ActionInputs& in, const float* value) const {
+void ActorCritic::fail_loss(const PpoLoss& loss, const nn::ActionInputs& in,
+                            const float* value) const {
   const auto n = static_cast<int64_t>(batch_.log_prob.size());
   const char* name = nullptr;
   if (!finite(batch_.advantage.data(), n))
@@ -137,20 +140,21 @@ void Ppo::fail_loss(const PpoLoss& loss, const nn::ActionInputs& in, const float
     name = "policy_gradient_loss";
   else
     name = "entropy_loss";
-  fail<NotFiniteError>("[ppo] the loss is ", loss.loss, " at update ", updates() + 1,
-                       " after step ", steps_, ": the first tensor that is not finite is ", name,
+  fail<NotFiniteError>("[", config_.trainer.algo, "] the loss is ", loss.loss, " at update ",
+                       updates() + 1, " after step ", steps_,
+                       ": the first tensor that is not finite is ", name,
                        " (the weights are those of the last good iteration)");
 }
 
-void Ppo::fail_gradient(const std::vector<Tensor>& gradients) const {
+void ActorCritic::fail_gradient(const std::vector<Tensor>& gradients) const {
   std::string name = "global norm";
   for (size_t i = 0; i < gradients.size() && name == "global norm"; ++i) {
     if (!gradients[i]) continue;
     const Tensor dense = contiguous(gradients[i]);
     if (!finite(dense.data<float>(), dense.numel())) name = named_[i].first;
   }
-  fail<NotFiniteError>("[ppo] the gradient of ", name, " is not finite at update ", updates() + 1,
-                       " after step ", steps_,
+  fail<NotFiniteError>("[", config_.trainer.algo, "] the gradient of ", name,
+                       " is not finite at update ", updates() + 1, " after step ", steps_,
                        " (the weights are those of the last good iteration)");
 }
 
