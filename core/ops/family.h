@@ -79,6 +79,23 @@ inline Tensor dense(const Tensor& x) {
   return contiguous(x);
 }
 
+/// An index argument as int64; TypeError for anything but integers.
+inline Tensor as_index(const char* op, const char* what, const Tensor& index) {
+  if (index.dtype() == Dtype::i64) return index;
+  BESSEMER_CHECK(dtype_is_integer(index.dtype()), TypeError, "[", op, "] ", what, " is ",
+                 dtype_name(index.dtype()), ", expected int64");
+  return cast(index, Dtype::i64);
+}
+/// IndexError for the first token id outside a vocabulary of `size`.
+inline void check_tokens(const char* op, const Tensor& ids, int64_t size) {
+  const Tensor flat = dense(ids);
+  const int64_t* id = flat.data<int64_t>();
+  for (int64_t i = 0; i < flat.numel(); ++i)
+    BESSEMER_CHECK(static_cast<uint64_t>(id[i]) < static_cast<uint64_t>(size), IndexError, "[", op,
+                   "] token id ", id[i], " at position ", i, " is outside the vocabulary of ",
+                   size);
+}
+
 inline const char* bytes_of(const Tensor& x) { return static_cast<const char*>(x.raw()); }
 inline char* bytes_of_output(const Tensor& x) { return static_cast<char*>(x.raw()); }
 

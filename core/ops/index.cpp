@@ -22,13 +22,6 @@ void check_range(const char* op, const int64_t* index, int64_t n, int64_t size) 
       out_of_range(op, index[i], i, size);
 }
 
-Tensor as_index(const char* op, const Tensor& index) {
-  if (index.dtype() == Dtype::i64) return index;
-  BESSEMER_CHECK(dtype_is_integer(index.dtype()), TypeError, "[", op, "] the index is ",
-                 dtype_name(index.dtype()), ", expected int64");
-  return cast(index, Dtype::i64);
-}
-
 /// A sum that is exact about small values: halves and integers of their own width.
 template <class T>
 void add_to(T& target, T value) {
@@ -263,7 +256,7 @@ Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b) {
 Tensor gather(const Tensor& x, int64_t dim, const Tensor& index) {
   const int d = normalize_dim("gather", dim, x.ndim());
   check_index_shape("gather", x, index, d);
-  return apply(OpId::gather, Attrs::of(DimAttrs{d, 0}), x, as_index("gather", index));
+  return apply(OpId::gather, Attrs::of(DimAttrs{d, 0}), x, as_index("gather", "the index", index));
 }
 
 Tensor scatter_add(const Tensor& x, int64_t dim, const Tensor& index, const Tensor& source) {
@@ -272,15 +265,16 @@ Tensor scatter_add(const Tensor& x, int64_t dim, const Tensor& index, const Tens
   BESSEMER_CHECK(index.sizes() == source.sizes(), ValueError, "[scatter_add] index ", index.shape(),
                  " and source ", source.shape(), " differ");
   if (source.dtype() != x.dtype()) return scatter_add(x, d, index, cast(source, x.dtype()));
-  return apply(OpId::scatter_add, Attrs::of(DimAttrs{d, 0}), x, as_index("scatter_add", index),
-               source);
+  return apply(OpId::scatter_add, Attrs::of(DimAttrs{d, 0}), x,
+               as_index("scatter_add", "the index", index), source);
 }
 
 Tensor index_select(const Tensor& x, int64_t dim, const Tensor& index) {
   const int d = normalize_dim("index_select", dim, x.ndim());
   BESSEMER_CHECK(index.ndim() == 1, ValueError, "[index_select] the index has shape ",
                  index.shape(), ", expected one dimension");
-  return apply(OpId::index_select, Attrs::of(DimAttrs{d, 0}), x, as_index("index_select", index));
+  return apply(OpId::index_select, Attrs::of(DimAttrs{d, 0}), x,
+               as_index("index_select", "the index", index));
 }
 
 constexpr OpInfo BESSEMER_ROW(where) = {

@@ -146,6 +146,7 @@ void matmul_vjp(const VjpContext& c, Tensor* grads) {
 // --- linear -------------------------------------------------------------------------------------
 struct LinearAttrs {
   cpu::Activation activation;
+  int32_t widen = 0;
 };
 
 std::mutex packing;
@@ -226,7 +227,19 @@ void linear_decompose(const Tensor* const* in, const Attrs& attrs, Tensor* out) 
   *out = activate(z, attrs.as<LinearAttrs>().activation);
 }
 
+/// A bfloat16 x: the weight rounded to bfloat16, products summed in float32, rounded once.
+void linear_bf16(const Tensor* const* in, const Attrs& attrs, Tensor* out) {
+  NoGrad guard;
+  const Tensor x = cast(*in[0], Dtype::f32);
+  const Tensor weight = cast(cast(*in[1], Dtype::bf16), Dtype::f32);
+  const Tensor bias = in[2]->defined() ? cast(*in[2], Dtype::f32) : Tensor();
+  const auto& linear_attrs = attrs.as<LinearAttrs>();
+  *out = linear(x, weight, bias, linear_attrs.activation);
+  if (!linear_attrs.widen) *out = cast(*out, Dtype::bf16);
+}
+
 void linear_cpu(const Tensor* const* in, const Attrs& attrs, Tensor* out) {
+  if (in[0]->dtype() == Dtype::bf16) return linear_bf16(in, attrs, out);
   const Tensor& weight = *in[1];
   if (weight.dtype() != Dtype::f32) {
     NoGrad guard;
@@ -264,19 +277,28 @@ void linear_cpu(const Tensor* const* in, const Attrs& attrs, Tensor* out) {
 }
 
 void linear_vjp(const VjpContext& c, Tensor* grads) {
-  const Tensor &x = c.in[0], &weight = c.in[1];
   const cpu::Activation activation = c.attrs.as<LinearAttrs>().activation;
-  Tensor g = c.grad[0];
+  Tensor x = c.in[0], weight = c.in[1], g = c.grad[0];
   if (activation != cpu::Activation::none) g = activation_backward(c.out[0], g, activation);
+  const Dtype x_dtype = x.dtype(), weight_dtype = weight.dtype();
+  const bool half = x_dtype == Dtype::bf16;
+  if (half) {
+    x = cast(x, Dtype::f32);
+    weight = cast(cast(weight, Dtype::bf16), Dtype::f32);
+    g = cast(cast(g, Dtype::bf16), Dtype::f32);
+  }
   const int64_t out = weight.size(0);
   const Tensor rows = g.ndim() == 2 ? g : reshape(g, {out ? g.numel() / out : 0, out});
   if (c.want(0)) {
     Tensor dx = matmul(rows, weight);
     grads[0] = x.ndim() == 2 ? dx : reshape(dx, x.sizes());
+    if (half) grads[0] = cast(grads[0], x_dtype);
   }
-  if (c.want(1))
+  if (c.want(1)) {
     grads[1] =
         matmul(transpose(rows), x.ndim() == 2 ? x : reshape(x, {rows.size(0), weight.size(1)}));
+    if (half) grads[1] = cast(grads[1], weight_dtype);
+  }
   if (c.want(2)) grads[2] = sum(rows, 0);
 }
 
@@ -337,8 +359,8 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
   return apply(OpId::matmul, Attrs(), a, b);
 }
 
-Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias,
-              cpu::Activation activation) {
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, cpu::Activation activation,
+              bool widen) {
   BESSEMER_CHECK(weight.ndim() == 2, ValueError, "[linear] the weight has shape ", weight.shape(),
                  ", expected [out, in]");
   BESSEMER_CHECK(x.ndim() > 0 && x.shape()[x.ndim() - 1] == weight.shape()[1], ValueError,
@@ -348,16 +370,25 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias,
                  weight.shape());
   BESSEMER_CHECK(dtype_is_float(weight.dtype()), TypeError, "[linear] the weight is ",
                  dtype_name(weight.dtype()), ", expected a floating dtype");
-  if (x.dtype() != weight.dtype()) return linear(cast(x, weight.dtype()), weight, bias, activation);
-  if (bias.defined() && bias.dtype() != weight.dtype())
-    return linear(x, weight, cast(bias, weight.dtype()), activation);
+  const bool half =
+      x.dtype() == Dtype::bf16 && (weight.dtype() == Dtype::bf16 || weight.dtype() == Dtype::f32);
+  if (!half && x.dtype() != weight.dtype()) {
+    if (dtype_is_float(x.dtype()) && is_half(weight.dtype()))
+      return linear(x, cast(weight, x.dtype()), bias, activation, widen);
+    return linear(cast(x, weight.dtype()), weight, bias, activation, widen);
+  }
+  const Dtype sums = half ? Dtype::f32 : x.dtype();
+  if (bias.defined() && bias.dtype() != sums)
+    return linear(x, weight, cast(bias, sums), activation, widen);
+  if (widen && !half && is_half(x.dtype()))
+    return linear(cast(x, Dtype::f32), cast(weight, Dtype::f32), bias, activation);
   // These two slopes need the input of the activation: while gradients are recorded they run as
   // rows of their own, which save it. The values are the same.
   if ((activation == cpu::Activation::silu || activation == cpu::Activation::gelu) &&
       (current_mode & kModeGrad) &&
       (x.requires_grad() || weight.requires_grad() || (bias.defined() && bias.requires_grad())))
-    return activate(linear(x, weight, bias), activation);
-  return apply(OpId::linear, Attrs::of(LinearAttrs{activation}), x, weight, bias);
+    return activate(linear(x, weight, bias, cpu::Activation::none, widen), activation);
+  return apply(OpId::linear, Attrs::of(LinearAttrs{activation, half && widen}), x, weight, bias);
 }
 
 Tensor activation_backward(const Tensor& y, const Tensor& g, cpu::Activation activation) {
@@ -401,7 +432,8 @@ constexpr OpInfo BESSEMER_ROW(linear) = {
         "dict(x=R(3, 4), weight=R(5, 4), bias=R(5), activation='relu'), "
         "dict(x=R(3, 4), weight=R(5, 4), bias=R(5), activation='silu'), "
         "dict(x=R(3, 4), weight=R(5, 4), activation='gelu'), dict(x=R(0, 4), weight=R(5, 4)), "
-        "dict(x=R(19, 40), weight=R(70, 40), bias=R(70), activation='tanh')]"};
+        "dict(x=R(19, 40), weight=R(70, 40), bias=R(70), activation='tanh'), "
+        "dict(x=R(3, 4), weight=R(5, 4), widen=True)]"};
 constexpr OpInfo BESSEMER_ROW(activation_backward) = {
     .name = "activation_backward",
     .kind = Kind::fused,

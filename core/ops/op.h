@@ -73,6 +73,9 @@ struct VjpContext {
 /// differentiated, traced and called twice with different `wants`.
 using Vjp = void (*)(const VjpContext& context, Tensor* grads);
 
+/// What an operation with two outputs returns.
+using TensorPair = std::array<Tensor, 2>;
+
 struct OpInfo {
   const char* name = "";
   Kind kind = Kind::fused;

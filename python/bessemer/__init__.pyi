@@ -27,6 +27,7 @@ from bessemer._native import conv2d_backward_weight as conv2d_backward_weight
 from bessemer._native import cos as cos
 from bessemer._native import cumsum as cumsum
 from bessemer._native import div as div
+from bessemer._native import embedding as embedding
 from bessemer._native import empty as empty
 from bessemer._native import env_ids as env_ids
 from bessemer._native import env_spec as env_spec
@@ -53,6 +54,8 @@ from bessemer._native import isfinite as isfinite
 from bessemer._native import layer_norm as layer_norm
 from bessemer._native import le as le
 from bessemer._native import linear as linear
+from bessemer._native import linear_cross_entropy as linear_cross_entropy
+from bessemer._native import linear_nll as linear_nll
 from bessemer._native import linear_scan as linear_scan
 from bessemer._native import log as log
 from bessemer._native import log_softmax as log_softmax
@@ -83,8 +86,11 @@ from bessemer._native import random_uniform as random_uniform
 from bessemer._native import reciprocal as reciprocal
 from bessemer._native import relu as relu
 from bessemer._native import reshape as reshape
+from bessemer._native import rms_norm as rms_norm
+from bessemer._native import rope as rope
 from bessemer._native import round as round
 from bessemer._native import rsqrt as rsqrt
+from bessemer._native import sample_tokens as sample_tokens
 from bessemer._native import scatter_add as scatter_add
 from bessemer._native import select as select
 from bessemer._native import set_threads as set_threads
@@ -103,6 +109,7 @@ from bessemer._native import squeeze as squeeze
 from bessemer._native import stack as stack
 from bessemer._native import sub as sub
 from bessemer._native import sum as sum
+from bessemer._native import swiglu as swiglu
 from bessemer._native import tanh as tanh
 from bessemer._native import tensor as tensor
 from bessemer._native import transpose as transpose

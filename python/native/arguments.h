@@ -128,6 +128,7 @@ struct Binding;
 template <class Result, class... Args, Result (*Function)(Args...), class Tag>
 struct Binding<Function, Tag> {
   static constexpr int kParameters = sizeof...(Args);
+  static constexpr bool kPair = !std::is_same_v<Result, Tensor>;
   using Last = std::decay_t<std::tuple_element_t<kParameters - 1, std::tuple<Args...>>>;
   static constexpr bool kCollect = std::is_same_v<Last, Shape> || std::is_same_v<Last, Dims>;
   static constexpr bool kMethod =

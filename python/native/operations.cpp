@@ -40,6 +40,7 @@ struct Entry {
   PyCFunction function;
   PyCFunction method;  // null: not a method
   bool no_arguments;   // the method takes self only
+  bool pair;           // the result is a tuple of two tensors
 };
 
 std::vector<Entry> entries;
@@ -51,7 +52,7 @@ void add_entry(const char* name, const char* signature, const char* doc) {
                  Error, "[", name, "] has ", Bound::kParameters,
                  " parameters, its Python text another number");
   entries.push_back({name, signature, doc, as_method(&Bound::function),
-                     Bound::kMethod ? as_method(&Bound::method) : nullptr, false});
+                     Bound::kMethod ? as_method(&Bound::method) : nullptr, false, Bound::kPair});
 }
 
 template <class Bound>
@@ -127,13 +128,15 @@ PyObject* op_rows(PyObject*, PyObject*) {
   });
 }
 
-/// Name, signature and doc of every function made from the table or a composite.
+/// Name, signature, doc, whether a method, whether two results, of every function made from the
+/// table or a composite.
 PyObject* function_texts(PyObject*, PyObject*) {
   return guarded([&] {
     Owned list = own(PyList_New(0));
     for (const Entry& entry : entries) {
-      const Owned row = own(Py_BuildValue("(sssO)", entry.name, entry.signature, entry.doc,
-                                          entry.method ? Py_True : Py_False));
+      const Owned row =
+          own(Py_BuildValue("(sssOO)", entry.name, entry.signature, entry.doc,
+                            entry.method ? Py_True : Py_False, entry.pair ? Py_True : Py_False));
       check_python(PyList_Append(list.get(), row.get()) == 0);
     }
     return list.release();

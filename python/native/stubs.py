@@ -33,6 +33,9 @@ TYPES = {
     "eps": "float",
     "value": "float",
     "correction": "float",
+    "theta": "float",
+    "inverse": "bool",
+    "widen": "bool",
     "parts": "Sequence[TensorLike]",
 }
 # The same name means a tensor in most operations and a number in these.
@@ -297,17 +300,18 @@ def one_line(parts):
     return ", ".join(f"{n}: {t}" + (f" = {d}" if d else "") for n, t, d in parts)
 
 
-def definition(name, parts, indent=""):
+def definition(name, parts, indent="", pair=False):
     """A def of one line, or of one line a parameter where that is too long."""
     names = one_line(parts) if not isinstance(parts, str) else parts
-    line = f"{indent}def {name}({names}) -> Tensor: ..."
+    result = "tuple[Tensor, Tensor]" if pair else "Tensor"
+    line = f"{indent}def {name}({names}) -> {result}: ..."
     if len(line) <= 100:
         return line
     inner = f"{indent}    {names}"
     if len(inner) <= 100:
-        return f"{indent}def {name}(\n{inner}\n{indent}) -> Tensor: ..."
+        return f"{indent}def {name}(\n{inner}\n{indent}) -> {result}: ..."
     rows = "".join(f"{indent}    {row},\n" for row in names.split(", "))
-    return f"{indent}def {name}(\n{rows}{indent}) -> Tensor: ..."
+    return f"{indent}def {name}(\n{rows}{indent}) -> {result}: ..."
 
 
 def native_stub(texts):
@@ -321,19 +325,18 @@ def native_stub(texts):
         lines.append(
             f"    def __{operator}__(self, other: object) -> Tensor: ...  # type: ignore[override]"
         )
-    for name, signature, _, method in texts:
+    for name, signature, _, method, pair in texts:
         if method:
             rest = parameters(name, signature)[1:]
             # Sizes may be given one by one: x.reshape(2, 3).
             if rest and rest[-1][0] in ("shape", "dims") and len(rest) == 1 and not rest[0][2]:
                 lines.append(definition(name, f"self, *{rest[0][0]}: int | Sequence[int]", "    "))
             else:
-                lines.append(
-                    definition(name, "self" + (", " + one_line(rest) if rest else ""), "    ")
-                )
+                given = "self" + (", " + one_line(rest) if rest else "")
+                lines.append(definition(name, given, "    ", pair))
     lines.append("")
-    for name, signature, _, _ in texts:
-        lines.append(definition(name, parameters(name, signature)))
+    for name, signature, _, _, pair in texts:
+        lines.append(definition(name, parameters(name, signature), pair=pair))
     return "\n".join(lines) + "\n" + TAIL.lstrip("\n")
 
 

@@ -90,6 +90,41 @@ def np_categorical_sample(logits, uniform):
     return below.sum(-1)
 
 
+def np_rms_norm(x, weight, eps):
+    return x / np.sqrt(np.mean(x * x, -1, keepdims=True) + eps) * (1 if weight is None else weight)
+
+
+def np_rope(x, positions, theta, inverse):
+    half = x.shape[2] // 2
+    angle = positions[:, None, None] * theta ** (-2.0 * np.arange(half) / x.shape[2])
+    sine, a, b = np.sin(-angle if inverse else angle), x[..., :half], x[..., half:]
+    return np.concatenate([a * np.cos(angle) - b * sine, b * np.cos(angle) + a * sine], -1)
+
+
+def np_linear_cross_entropy(x, weight, targets, inverse_temperature):
+    scale = 1 if inverse_temperature is None else inverse_temperature
+    log_p = np_log_softmax(scale * (x @ weight.T))
+    return log_p[np.arange(len(x)), targets], -np.sum(np.exp(log_p) * log_p, -1)
+
+
+def np_linear_nll(x, weight, targets, token_weights, inverse_temperature):
+    log_prob = np_linear_cross_entropy(x, weight, targets, inverse_temperature)[0]
+    return -np.sum(token_weights * log_prob)
+
+
+def np_sample_tokens(logits, uniform, temperature, top_k, top_p):
+    n = logits.shape[-1]
+    log_p = np_log_softmax(logits / np.where(temperature == 0, 1, temperature)[:, None])
+    tokens = np.zeros(len(logits), np.int64)
+    for r, p in enumerate(np.exp(log_p)):
+        order = np.argsort(-p, kind="stable")[: 1 if temperature[r] == 0 else top_k[r] or n]
+        before = np.cumsum(p[order]) - p[order]
+        kept = np.sort(order[before < top_p[r] * p[order].sum()])
+        cumulative = np.cumsum(p[kept])
+        tokens[r] = kept[np.argmax(cumulative > uniform[r] * cumulative[-1])]
+    return tokens, log_p[np.arange(len(logits)), tokens]
+
+
 FUNCTIONS = {name: value for name, value in globals().items() if name.startswith("np")}
 
 

@@ -40,6 +40,10 @@ BINARY_SAMPLES = (
 MAY_REFUSE = {"fused", "contraction", "random"}
 # Half results are rounded once a row, but these decompose into rows that round in between.
 HALF_STEPS = {"linear": 4, "layer_norm": 2}
+# Results are float32 at least, whatever the inputs are.
+WIDE = {"linear_cross_entropy", "linear_nll", "sample_tokens"}
+# A draw next to a boundary may fall on either side: compared in float64 only.
+DRAWS = {"categorical_sample", "sample_tokens"}
 EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 
 
@@ -62,7 +66,13 @@ def reference(name, sample):
     names, defaults = signature(ROWS[name])
     values = {key: sample.get(key, defaults.get(key)) for key in names}
     with np.errstate(all="ignore"):
-        return np.asarray(eval(ROWS[name]["numpy"], {"np": np, **FUNCTIONS, **values}))
+        results = eval(ROWS[name]["numpy"], {"np": np, **FUNCTIONS, **values})
+    return [np.asarray(result) for result in parts(results)]
+
+
+def parts(result):
+    """A row's results as a list: rows with several give tuples."""
+    return list(result) if isinstance(result, tuple) else [result]
 
 
 def is_float(value):
@@ -88,9 +98,10 @@ def numbers(t):
 
 
 def run(name, sample, dtype):
+    """The tensors given, and the list of results."""
     tensors = {key: tensor(value, dtype) for key, value in sample.items()}
     with bs.no_grad():
-        return tensors, getattr(bs, name)(**tensors)
+        return tensors, parts(getattr(bs, name)(**tensors))
 
 
 def rounded(tensors, sample):
@@ -127,16 +138,20 @@ def test_forward(name, dtype):
     for sample in samples(name):
         if name == "cast":
             sample = {**sample, "dtype": dtype}
-        tensors, result = run(name, sample, dtype)
-        if name == "categorical_sample" and dtype != "float64":
-            # A draw next to a boundary may fall on either side: compare where it is clear.
+        tensors, results = run(name, sample, dtype)
+        if name in DRAWS and dtype != "float64":
             continue
-        expected = reference(name, rounded(tensors, sample)) if name != "cast" else sample["x"]
-        if expected.dtype == bool and name != "where":
-            assert result.dtype == "bool"
-        elif expected.dtype.kind == "f":
-            assert result.dtype == dtype
-        close(numbers(result), expected, tolerance(name, dtype), f"{name} {dtype} {sample}")
+        given = rounded(tensors, sample)
+        references = reference(name, given) if name != "cast" else [sample["x"]]
+        wide = (name in WIDE or sample.get("widen")) and "16" in dtype
+        floating = "float32" if wide else dtype
+        what = f"{name} {dtype} {sample}"
+        for result, expected in zip(results, references, strict=True):
+            if expected.dtype == bool and name != "where":
+                assert result.dtype == "bool"
+            elif expected.dtype.kind == "f":
+                assert result.dtype == floating
+            close(numbers(result), expected, tolerance(name, floating), what)
 
 
 @pytest.mark.parametrize("dtype", ["int64", "int32", "int8", "uint8", "bool"])
@@ -162,7 +177,7 @@ def test_integers(name, dtype):
             for key, value in whole.items()
         }
         try:
-            result = getattr(bs, name)(**tensors)
+            (result,) = parts(getattr(bs, name)(**tensors))
         except TypeError as error:
             assert ROWS[name]["kind"] in MAY_REFUSE and name != "matmul", name
             assert str(error).startswith(f"[{name}]") and "float" in str(error)
@@ -175,7 +190,7 @@ def test_integers(name, dtype):
             key: np.asarray(value).astype(native) if sweepable(sample[key]) else value
             for key, value in whole.items()
         }
-        expected = reference(name, exact)
+        (expected,) = reference(name, exact)
         got = result.numpy()
         if dtype == "bool" and expected.dtype != bool and got.dtype == bool:
             expected = expected != 0
@@ -212,9 +227,10 @@ def test_strides_do_not_change_bits(name):
                 if which < len(versions):
                     turned[key] = versions[which]
             with bs.no_grad():
-                got = getattr(bs, name)(**turned)
-            assert got.shape == expected.shape and got.dtype == expected.dtype
-            assert got.numpy().tobytes() == expected.numpy().tobytes(), f"{name} {which} {sample}"
+                results = parts(getattr(bs, name)(**turned))
+            for got, want in zip(results, expected, strict=True):
+                assert got.shape == want.shape and got.dtype == want.dtype
+                assert got.numpy().tobytes() == want.numpy().tobytes(), f"{name} {which} {sample}"
 
 
 # --- derivatives -------------------------------------------------------------------------------
@@ -240,8 +256,11 @@ class Scalar:
         return [bs.tensor(np.asarray(a), dtype="float64", requires_grad=True) for a in arrays]
 
     def value(self, leaves):
-        y = getattr(bs, self.name)(**self.fixed, **dict(zip(self.keys, leaves, strict=True)))
-        return (y * bs.tensor(weights_like(y.shape, 77), dtype="float64")).sum()
+        given = {**self.fixed, **dict(zip(self.keys, leaves, strict=True))}
+        total = bs.tensor(0.0, dtype="float64")
+        for i, y in enumerate(parts(getattr(bs, self.name)(**given))):
+            total = total + (y * bs.tensor(weights_like(y.shape, 77 + i), dtype="float64")).sum()
+        return total
 
     def gradients(self, leaves, create_graph=False):
         found = bs.grad(self.value(leaves), leaves, create_graph=create_graph)
@@ -318,18 +337,19 @@ def test_rows_without_a_gradient_give_none():
             else tensor(v, None)
             for key, v in sample.items()
         }
-        assert not getattr(bs, name)(**leaves).requires_grad, name
+        assert not any(y.requires_grad for y in parts(getattr(bs, name)(**leaves))), name
 
 
 # --- instruction sets and golden hashes --------------------------------------------------------
 
 
 def float32_results():
-    """Every row on every sample in float32: {"name/sample": array}."""
+    """Every row on every sample in float32: {"name/sample/output": array}."""
     return {
-        f"{name}/{i}": run(name, sample, "float32")[1].numpy()
+        f"{name}/{i}/{j}": result.numpy()
         for name in SWEPT
         for i, sample in enumerate(samples(name))
+        for j, result in enumerate(run(name, sample, "float32")[1])
     }
 
 
@@ -368,12 +388,12 @@ def test_every_instruction_set_agrees_with_numpy(by_isa):
         for name in SWEPT:
             for i, sample in enumerate(samples(name)):
                 tensors = {key: tensor(value, "float32") for key, value in sample.items()}
-                if name in ("cast", "categorical_sample"):
+                if name == "cast" or name in DRAWS:
                     continue
-                expected = reference(name, rounded(tensors, sample))
-                got = results[f"{name}/{i}"]
-                got = got.astype(np.float64) if got.dtype == np.float32 else got
-                close(got, expected, tolerance(name, "float32"), f"{isa} {name} {sample}")
+                for j, expected in enumerate(reference(name, rounded(tensors, sample))):
+                    got = results[f"{name}/{i}/{j}"]
+                    got = got.astype(np.float64) if got.dtype == np.float32 else got
+                    close(got, expected, tolerance(name, "float32"), f"{isa} {name} {sample}")
 
 
 def test_instruction_sets_with_fma_agree_bit_for_bit(by_isa):

@@ -1,0 +1,141 @@
+// Rows of a decoder: what they refuse, half types beside float32 weights, log-probabilities of the
+// sampler beside those of the loss. Values and gradients are in the sweep
+// (tests/python/test_ops.py).
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "tests/core_ops/gradcheck.h"
+
+using namespace bessemer;
+
+namespace {
+
+Tensor floats(const Shape& shape, uint64_t stream, double low = -2, double high = 2) {
+  return cast(testing::draw(shape, stream, low, high), Dtype::f32);
+}
+Tensor longs(std::initializer_list<int64_t> values) {
+  return Tensor::from<int64_t>(std::span(values.begin(), values.size()),
+                               {static_cast<int64_t>(values.size())});
+}
+/// Token ids below `size`, the same for a stream.
+Tensor tokens(int64_t count, int64_t size, uint64_t stream) {
+  Tensor out = Tensor::empty({count}, Dtype::i64);
+  const Rng rng{stream};
+  for (int64_t i = 0; i < count; ++i)
+    out.data<int64_t>()[i] = static_cast<int64_t>(rng.at(static_cast<uint64_t>(i)).word[0]) % size;
+  return out;
+}
+bool same_bits(const Tensor& a, const Tensor& b) {
+  return a.sizes() == b.sizes() && a.dtype() == b.dtype() &&
+         std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.numel()) * dtype_size(a.dtype())) == 0;
+}
+double largest_difference(const Tensor& a, const Tensor& b) {
+  return amax(abs(cast(a, Dtype::f64) - cast(b, Dtype::f64))).item();
+}
+
+}  // namespace
+
+TEST_CASE("token ids outside the vocabulary are named") {
+  const Tensor weight = floats({5, 3}, 1), x = floats({2, 3}, 2);
+  CHECK_THROWS_WITH_AS(embedding(weight, longs({1, 7})),
+                       "[embedding] token id 7 at position 1 is outside the vocabulary of 5",
+                       IndexError);
+  CHECK_THROWS_WITH_AS(embedding(weight, longs({-1})),
+                       "[embedding] token id -1 at position 0 is outside the vocabulary of 5",
+                       IndexError);
+  CHECK_THROWS_WITH_AS(
+      linear_cross_entropy(x, weight, longs({0, 5})),
+      "[linear_cross_entropy] token id 5 at position 1 is outside the vocabulary of 5", IndexError);
+  CHECK_THROWS_AS(linear_nll(x, weight, longs({0, -2}), floats({2}, 3)), IndexError);
+  CHECK_THROWS_AS(embedding(weight, floats({2}, 4)), TypeError);
+}
+
+TEST_CASE("rows of a decoder name shapes that do not fit") {
+  const Tensor x = floats({2, 3}, 1), weight = floats({5, 3}, 2), ids = longs({0, 1});
+  CHECK_THROWS_WITH_AS(rms_norm(x, floats({4}, 3)), "[rms_norm] weight (4,) does not fit (2, 3)",
+                       ValueError);
+  CHECK_THROWS_AS(rms_norm(ids), TypeError);
+  CHECK_THROWS_AS(embedding(floats({5}, 3), ids), ValueError);
+  CHECK_THROWS_WITH_AS(rope(floats({2, 1, 3}, 3), ids),
+                       "[rope] x has shape (2, 1, 3), expected [tokens, heads, an even width]",
+                       ValueError);
+  CHECK_THROWS_AS(rope(floats({3, 1, 4}, 3), ids), ValueError);
+  CHECK_THROWS_AS(rope(floats({2, 1, 4}, 3), ids, -1), ValueError);
+  CHECK_THROWS_WITH_AS(swiglu(x, weight), "[swiglu] gate (2, 3) and up (5, 3) differ", ValueError);
+  CHECK_THROWS_AS(linear_cross_entropy(floats({2, 4}, 3), weight, ids), ValueError);
+  CHECK_THROWS_AS(linear_cross_entropy(x, weight, longs({0})), ValueError);
+  CHECK_THROWS_AS(linear_cross_entropy(x, weight, ids, floats({2}, 3)), ValueError);
+  CHECK_THROWS_AS(linear_cross_entropy(x, floats({0, 3}, 3), longs({0, 0})), ValueError);
+  CHECK_THROWS_AS(linear_nll(x, weight, ids, floats({3}, 3)), ValueError);
+}
+
+TEST_CASE("sample_tokens refuses what is no distribution and no option") {
+  const auto sample = [](float logit, float uniform, float temperature, int64_t top_k,
+                         float top_p) {
+    Tensor logits = Tensor::zeros({1, 4});
+    logits.data<float>()[2] = logit;
+    return sample_tokens(logits, Tensor::full({1}, uniform), Tensor::full({1}, temperature),
+                         longs({top_k}), Tensor::full({1}, top_p));
+  };
+  CHECK(sample(9, 0.5f, 0, 0, 1)[0].item() == 2);
+  CHECK_THROWS_WITH_AS(sample(std::numeric_limits<float>::infinity(), 0, 1, 0, 1),
+                       "[sample_tokens] logits[0, 2] is inf", NotFiniteError);
+  CHECK_THROWS_AS(sample(std::nanf(""), 0, 0, 0, 1), NotFiniteError);
+  CHECK_THROWS_AS(sample(0, 1, 1, 0, 1), ValueError);
+  CHECK_THROWS_AS(sample(0, 0, -1, 0, 1), ValueError);
+  CHECK_THROWS_AS(sample(0, 0, 1, -1, 1), ValueError);
+  CHECK_THROWS_AS(sample(0, 0, 1, 0, 0), ValueError);
+  CHECK_THROWS_AS(sample(0, 0, 1, 0, 1.5f), ValueError);
+  CHECK_THROWS_AS(sample_tokens(floats({2, 3}, 1), floats({1}, 1, 0, 1), Tensor::ones({2}),
+                                longs({0, 0}), Tensor::ones({2})),
+                  ValueError);
+}
+
+TEST_CASE("the sampler and the loss report the same bits") {
+  for (const int64_t vocabulary : {2, 7, 16, 17, 300, 5000}) {
+    for (const double temperature : {0.0, 0.7, 1.0, 1.3}) {
+      const int64_t rows = 9;
+      const Tensor x = floats({rows, 24}, 1), weight = floats({vocabulary, 24}, 2);
+      const Tensor t = Tensor::full({rows}, temperature);
+      const auto [token, log_prob] = sample_tokens(linear(x, weight), floats({rows}, 3, 0, 1), t,
+                                                   tokens(rows, 5, 4), floats({rows}, 5, 0.3, 1));
+      const Tensor inverse = 1.0 / Tensor::full({}, temperature == 0 ? 1 : temperature);
+      const auto loss = linear_cross_entropy(x, weight, token, inverse);
+      CAPTURE(vocabulary);
+      CAPTURE(temperature);
+      CHECK(same_bits(log_prob, loss[0]));
+    }
+  }
+}
+
+TEST_CASE("a bfloat16 x is multiplied in bfloat16 and summed in float32") {
+  const Tensor x = cast(floats({9, 70}, 1), Dtype::bf16), weight = floats({40, 70}, 2);
+  const Tensor rounded = cast(weight, Dtype::bf16);
+  const Tensor exact = matmul(cast(x, Dtype::f64), transpose(cast(rounded, Dtype::f64)));
+  const Tensor wide = linear(x, weight, Tensor(), cpu::Activation::none, true);
+  CHECK(wide.dtype() == Dtype::f32);
+  CHECK(largest_difference(wide, exact) < 1e-4);
+  const Tensor narrow = linear(x, weight);
+  CHECK(narrow.dtype() == Dtype::bf16);
+  CHECK(same_bits(narrow, cast(wide, Dtype::bf16)));
+  CHECK(same_bits(narrow, linear(x, rounded)));
+  const Tensor y = floats({9, 70}, 3);
+  CHECK(same_bits(linear(y, rounded), linear(y, cast(rounded, Dtype::f32))));
+}
+
+TEST_CASE("gradients beside float32 master weights are float32") {
+  const Tensor x = cast(floats({9, 12}, 1), Dtype::bf16), ids = tokens(9, 20, 3);
+  Tensor weight = floats({20, 12}, 2), scale = floats({12}, 4, 0.5, 1.5);
+  for (Tensor* leaf : {&weight, &scale}) set_requires_grad(*leaf);
+  Tensor leaf = x.detach();
+  set_requires_grad(leaf);
+  const Tensor h = rms_norm(leaf, scale);
+  CHECK(h.dtype() == Dtype::bf16);
+  backward(linear_nll(h, weight, ids, Tensor::ones({9})) + sum(linear(h, weight)));
+  CHECK(grad(weight).dtype() == Dtype::f32);
+  CHECK(grad(scale).dtype() == Dtype::f32);
+  CHECK(grad(leaf).dtype() == Dtype::bf16);
+}
