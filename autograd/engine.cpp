@@ -36,6 +36,34 @@ void accumulate(Tensor& sum, Tensor&& more, bool create_graph) {
   }
 }
 
+/// What a node's gradient goes to: its edges, or for a checkpoint the tensors that its body reads.
+/// Owns nothing.
+int edge_count(Node* node) { return node->is_checkpoint() ? node->saved_count : node->inputs; }
+Edge edge_at(Node* node, int i) {
+  if (!node->is_checkpoint()) return node->edge(i);
+  Edge edge;
+  const Tensor& tensor = node->saved_at(i).tensor;
+  if (!tensor || !tensor.requires_grad()) return edge;
+  TensorImpl* impl = tensor.impl();
+  edge.node = impl->node;
+  edge.leaf = impl->node ? nullptr : impl;
+  edge.output = impl->output_index;
+  return edge;
+}
+
+bool has_hooks(const Edge& edge) {
+  return edge.leaf && edge.leaf->leaf && !edge.leaf->leaf->hooks.empty();
+}
+
+void check_saved(Node* node) {
+  for (int i = 0; i < node->saved_count; ++i) {
+    const SavedTensor& saved = node->saved_at(i);
+    BESSEMER_CHECK(saved.tensor.version() == saved.version, ValueError, "[", node->name(),
+                   "] a tensor saved for the gradient was changed in place (version ",
+                   saved.tensor.version(), ", saved at ", saved.version, ")");
+  }
+}
+
 struct Later {
   bool operator()(const Node* a, const Node* b) const { return a->sequence < b->sequence; }
 };
@@ -70,7 +98,7 @@ class Pass {
   }
 
   void run() {
-    if (!capturing_ && hooked_leaves.load(std::memory_order_relaxed) > 0) count_uses();
+    if (!capturing_ && hooked_leaves.load(std::memory_order_relaxed) > 0) count_uses(heap_, 0);
     while (!heap_.empty()) {
       std::pop_heap(heap_.begin(), heap_.end(), Later());
       Node* node = heap_.back();
@@ -90,8 +118,7 @@ class Pass {
 
  private:
   void visit(Node* node) {
-    const OpInfo& info = op_info(node->op);
-    BESSEMER_CHECK(!node->freed, ValueError, "[", info.name,
+    BESSEMER_CHECK(!node->freed, ValueError, "[", node->name(),
                    "] backward through a graph that was already freed; keep it with "
                    "retain_graph=True");
     Tensor grads_out[kMaxOutputs], in[kMaxInputs], out[kMaxOutputs], grads_in[kMaxInputs];
@@ -103,6 +130,8 @@ class Pass {
           captured[i] = grads_out[impl->output_index];
       }
     }
+    if (node->is_checkpoint()) return visit_checkpoint(node, std::move(grads_out[0]));
+    const OpInfo& info = op_info(node->op);
     uint8_t wants = 0;
     for (int i = 0; i < node->inputs; ++i) {
       const Edge& edge = node->edge(i);
@@ -111,11 +140,9 @@ class Pass {
         wants |= static_cast<uint8_t>(1 << i);
     }
     if (!wants) return;
+    check_saved(node);
     for (int s = 0; s < node->saved_count; ++s) {
       SavedTensor& saved = node->saved_at(s);
-      BESSEMER_CHECK(saved.tensor.version() == saved.version, ValueError, "[", info.name,
-                     "] a tensor saved for the gradient was changed in place (version ",
-                     saved.tensor.version(), ", saved at ", saved.version, ")");
       if (saved.slot < 16) {
         in[saved.slot] = retain_ || create_ ? saved.tensor : std::move(saved.tensor);
       } else {
@@ -144,6 +171,35 @@ class Pass {
       for (int s = 0; s < node->saved_count; ++s) node->saved_at(s).tensor = Tensor();
       node->freed = true;
     }
+  }
+
+  /// Computes the checkpointed part again, recorded this time, and goes on through its nodes: they
+  /// are the latest, so they run next, in the order that they would have had.
+  void visit_checkpoint(Node* node, Tensor&& gradient) {
+    check_saved(node);
+    Tensor y;
+    {
+      EnableGrad record;
+      y = node->overflow->body(node->saved_at(0).tensor);
+    }
+    Edge edge;
+    if (y.requires_grad()) {
+      edge.node = y.impl()->node;
+      edge.leaf = edge.node ? nullptr : y.impl();
+      edge.output = y.impl()->output_index;
+    }
+    if (!capturing_ && edge.node && hooked_leaves.load(std::memory_order_relaxed) > 0) {
+      // Until now each tensor it reads stood for one use; the recorded nodes say how many.
+      Node* const roots[] = {edge.node};
+      count_uses(roots, node->sequence);
+      for (int i = 0; i < edge_count(node); ++i)
+        if (const Edge read = edge_at(node, i); has_hooks(read)) --read.leaf->leaf->uses_left;
+    }
+    if (!retain_ && !create_) {
+      for (int s = 0; s < node->saved_count; ++s) node->saved_at(s).tensor = Tensor();
+      node->freed = true;
+    }
+    if (edge.node || edge.leaf) deliver(edge, std::move(gradient));
   }
 
   void deliver(const Edge& edge, Tensor&& gradient) {
@@ -211,8 +267,8 @@ class Pass {
       int& next = stack.back().second;
       if (next == 0 && !needed_.contains(node)) needed_[node] = false;
       Node* unknown = nullptr;
-      for (; next < node->inputs; ++next) {
-        const Edge& edge = node->edge(next);
+      for (; next < edge_count(node); ++next) {
+        const Edge edge = edge_at(node, next);
         if (edge.leaf && is_input(edge.leaf)) needed_[node] = true;
         if (!edge.node) continue;
         const auto known = needed_.find(edge.node);
@@ -231,18 +287,19 @@ class Pass {
     return needed_[root];
   }
 
-  /// For leaves with hooks: how many gradients will still arrive.
-  void count_uses() {
-    std::unordered_set<Node*> seen(heap_.begin(), heap_.end());
-    std::vector<Node*> stack(heap_.begin(), heap_.end());
+  /// For leaves with hooks: how many gradients will still arrive through `roots` and the nodes
+  /// behind them that are later than `after`.
+  void count_uses(std::span<Node* const> roots, uint64_t after) {
+    std::unordered_set<Node*> seen(roots.begin(), roots.end());
+    std::vector<Node*> stack(roots.begin(), roots.end());
     while (!stack.empty()) {
       Node* node = stack.back();
       stack.pop_back();
-      for (int i = 0; i < node->inputs; ++i) {
-        const Edge& edge = node->edge(i);
-        if (edge.leaf && edge.leaf->leaf && !edge.leaf->leaf->hooks.empty())
-          ++edge.leaf->leaf->uses_left;
-        if (edge.node && seen.insert(edge.node).second) stack.push_back(edge.node);
+      for (int i = 0; i < edge_count(node); ++i) {
+        const Edge edge = edge_at(node, i);
+        if (has_hooks(edge)) ++edge.leaf->leaf->uses_left;
+        if (edge.node && edge.node->sequence > after && seen.insert(edge.node).second)
+          stack.push_back(edge.node);
       }
     }
   }

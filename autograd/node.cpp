@@ -9,28 +9,9 @@ namespace {
 std::atomic<uint64_t> next_sequence{1};
 constexpr uint8_t kOutputSlot = 16;
 
-Node* node_allocate() {
-  uint8_t size_class;
-  void* block = block_allocate(sizeof(Node), size_class);
-  Node* node = new (block) Node;
-  node->size_class = size_class;
-  return node;
-}
-
 Node::Overflow& overflow_of(Node* node) {
   if (!node->overflow) node->overflow = new Node::Overflow;
   return *node->overflow;
-}
-
-void save(Node* node, Tensor tensor, uint8_t slot) {
-  const uint32_t version = tensor.version();
-  SavedTensor saved{std::move(tensor), version, slot};
-  if (node->saved_count < kInlineSaved) {
-    node->saved[node->saved_count] = std::move(saved);
-  } else {
-    overflow_of(node).saved.push_back(std::move(saved));
-  }
-  ++node->saved_count;
 }
 
 bool same_shape(const TensorImpl& a, const TensorImpl& b) {
@@ -48,12 +29,11 @@ void record(OpId id, const Attrs& attrs, const Tensor* const* in, int inputs, Te
   for (int j = 0; j < outputs; ++j) any |= dtype_is_float(out[j].dtype());
   if (!any) return;
 
-  Node* node = node_allocate();
+  Node* node = node_new();
   node->op = id;
   node->attrs = attrs;
   node->inputs = static_cast<uint8_t>(inputs);
   node->outputs = static_cast<uint8_t>(outputs);
-  node->sequence = next_sequence.fetch_add(1, std::memory_order_relaxed);
   if (inputs > kInlineEdges || outputs > 1) overflow_of(node);
 
   const bool broadcasts = info.kind == Kind::binary || id == OpId::where;
@@ -62,7 +42,7 @@ void record(OpId id, const Attrs& attrs, const Tensor* const* in, int inputs, Te
     if (!in[i]->defined()) continue;
     TensorImpl* impl = in[i]->impl();
     if (broadcasts && !shapes) shapes = !same_shape(*impl, *out[0].impl());
-    if (info.saves >> i & 1 && i < 4) save(node, *in[i], static_cast<uint8_t>(i));
+    if (info.saves >> i & 1 && i < 4) node_save(node, *in[i], static_cast<uint8_t>(i));
     if (!impl->requires_grad) continue;
     Edge& edge = node->edge(i);
     if (impl->node) {
@@ -80,8 +60,8 @@ void record(OpId id, const Attrs& attrs, const Tensor* const* in, int inputs, Te
       if (in[i]->defined()) node->in_shapes[i] = in[i]->sizes();
   }
   // A saved output shares the elements but not the graph: the node must not own itself.
-  if (info.saves & kSaveOut0) save(node, out[0].detach(), kOutputSlot);
-  if (info.saves & kSaveOut1) save(node, out[1].detach(), kOutputSlot + 1);
+  if (info.saves & kSaveOut0) node_save(node, out[0].detach(), kOutputSlot);
+  if (info.saves & kSaveOut1) node_save(node, out[1].detach(), kOutputSlot + 1);
   uint32_t refs = 0;
   for (int j = 0; j < outputs; ++j) {
     TensorImpl* impl = out[j].impl();
@@ -120,6 +100,26 @@ struct Install {
 } install;
 
 }  // namespace
+
+Node* node_new() {
+  uint8_t size_class;
+  void* block = block_allocate(sizeof(Node), size_class);
+  Node* node = new (block) Node;
+  node->size_class = size_class;
+  node->sequence = next_sequence.fetch_add(1, std::memory_order_relaxed);
+  return node;
+}
+
+void node_save(Node* node, Tensor tensor, uint8_t slot) {
+  const uint32_t version = tensor.version();
+  SavedTensor saved{std::move(tensor), version, slot};
+  if (node->saved_count < kInlineSaved) {
+    node->saved[node->saved_count] = std::move(saved);
+  } else {
+    overflow_of(node).saved.push_back(std::move(saved));
+  }
+  ++node->saved_count;
+}
 
 void node_drop(Node* node) {
   if (node->refs.fetch_sub(1, std::memory_order_acq_rel) != 1) return;

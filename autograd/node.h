@@ -6,6 +6,7 @@
 #include <functional>
 #include <vector>
 
+#include "autograd/checkpoint.h"
 #include "core/ops/op.h"
 
 namespace bessemer {
@@ -51,15 +52,22 @@ struct Node {
     Edge edges[kMaxInputs - kInlineEdges];
     std::vector<SavedTensor> saved;
     Tensor pending[kMaxOutputs - 1];
+    CheckpointBody body;  // a checkpoint: no row; saved are its input and what else it reads
   }* overflow = nullptr;
 
   Edge& edge(int i) { return i < kInlineEdges ? edges[i] : overflow->edges[i - kInlineEdges]; }
   Tensor& gradient(int output) { return output == 0 ? pending : overflow->pending[output - 1]; }
+  bool is_checkpoint() const { return overflow && overflow->body; }
+  const char* name() const { return is_checkpoint() ? "checkpoint" : op_info(op).name; }
   SavedTensor& saved_at(int i) {
     return i < kInlineSaved ? saved[i] : overflow->saved[i - kInlineSaved];
   }
 };
 
+/// A node of one reference, with the next sequence number.
+Node* node_new();
+/// Keeps a tensor and its version for the gradient rule.
+void node_save(Node* node, Tensor tensor, uint8_t slot);
 void node_drop(Node* node);
 
 }  // namespace bessemer
