@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
@@ -24,8 +25,6 @@ constexpr UnavailableKey kUnavailable[] = {
     {"placement.max_staleness"},
     {"placement.restarts"},
     {"placement.lease"},
-    {"metrics.prometheus"},
-    {"metrics.trace"},
 };
 
 std::vector<RecipeWriter::Line> flat(const Recipe& recipe) {
@@ -62,6 +61,12 @@ void MetricsConfig::fields(FieldVisitor& v) {
   v.field("console", console, {.doc = "progress on the terminal", .resume = true});
   v.field("tensorboard", tensorboard, {.doc = "TensorBoard event files", .resume = true});
   v.field("jsonl", jsonl, {.doc = "metrics.jsonl, one row an iteration", .resume = true});
+  v.field("prometheus", prometheus,
+          {.doc = "serves the newest values at http://HOST:PORT/metrics: PORT (of this machine "
+                  "alone) or HOST:PORT; null: does not",
+           .resume = true});
+  v.field("trace", trace,
+          {.doc = "trace.json, what every process did when, for ui.perfetto.dev", .resume = true});
 }
 
 void Recipe::fields(FieldVisitor& v) {
@@ -140,6 +145,13 @@ Recipe load_recipe_text(std::string_view text, const std::string& file,
     }
     recipe.run.seed = 0;
   }
+  if (recipe.metrics.prometheus) {
+    try {
+      parse_host_port(*recipe.metrics.prometheus);
+    } catch (const ValueError& error) {
+      reader.reject("metrics.prometheus", error.what());
+    }
+  }
   reader.finish();
   try {
     recipe.run.check();
@@ -175,6 +187,20 @@ void check_resumable(const Recipe& before, const Recipe& after) {
             old->value, " -> ", now.value, "); --fork out=NEW starts one from here");
   }
   if (!findings.empty()) throw RecipeError(findings);
+}
+
+std::pair<std::string, std::string> parse_host_port(const std::string& text) {
+  const size_t colon = text.rfind(':');
+  std::string host = colon == std::string::npos ? "127.0.0.1" : text.substr(0, colon);
+  std::string port = text.substr(colon == std::string::npos ? 0 : colon + 1);
+  if (host.starts_with('[') && host.ends_with(']')) host = host.substr(1, host.size() - 2);
+  int number = -1;
+  const char* end = port.data() + port.size();
+  const auto read = std::from_chars(port.data(), end, number);
+  BESSEMER_CHECK(
+      read.ec == std::errc() && read.ptr == end && number >= 0 && number <= 65535 && !host.empty(),
+      ValueError, "must be PORT or HOST:PORT, got '", text, "'");
+  return {std::move(host), std::move(port)};
 }
 
 std::string read_text_file(const std::string& path) {

@@ -4,6 +4,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "forge/recipe.h"
@@ -17,6 +18,8 @@ struct MetricsConfig {
   bool console = true;
   bool tensorboard = true;
   bool jsonl = true;
+  std::optional<std::string> prometheus;  // PORT or HOST:PORT
+  bool trace = false;
   void fields(FieldVisitor& v);
 };
 
@@ -48,6 +51,9 @@ Recipe load_recipe_text(std::string_view text, const std::string& file,
 /// placement, metrics, checkpoint, eval, and a larger trainer.total_steps where no schedule depends
 /// on it. Anything else would be another run, which --fork makes.
 void check_resumable(const Recipe& before, const Recipe& after);
+
+/// Host and port of "PORT" (127.0.0.1) or "HOST:PORT". Throws ValueError.
+std::pair<std::string, std::string> parse_host_port(const std::string& text);
 
 /// The whole file as text. Throws IoError naming the path and the system's reason.
 std::string read_text_file(const std::string& path);

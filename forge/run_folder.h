@@ -1,6 +1,6 @@
 // The folder of a run: recipe.yaml (resolved), metrics.jsonl, TensorBoard events, checkpoints/,
-// eval.json and video.mp4; of several seeds: recipe.yaml, aggregate.json and one such folder a
-// seed.
+// eval.json and video.mp4, logs/ and trace.json where asked for; of several seeds: recipe.yaml,
+// aggregate.json and one such folder a seed.
 #pragma once
 
 #include <filesystem>
@@ -20,6 +20,9 @@ struct RunFolder {
   std::filesystem::path evaluation() const { return root / "eval.json"; }
   std::filesystem::path aggregate() const { return root / "aggregate.json"; }
   std::filesystem::path video() const { return root / "video.mp4"; }
+  std::filesystem::path logs() const { return root / "logs"; }         // of other processes
+  std::filesystem::path trace() const { return root / "trace.json"; }  // of all processes
+  std::filesystem::path spans() const { return root / "trace"; }       // while they run
   RunFolder seed(int64_t index) const;
 };
 

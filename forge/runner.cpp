@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "core/base/trace.h"
 #include "forge/interrupt.h"
 #include "forge/sinks.h"
 #include "trainer/checkpoint.h"
@@ -70,6 +71,28 @@ std::unique_ptr<Algorithm> make_algorithm_of(const Recipe& recipe, const Algorit
   }
 }
 
+/// Traces this process while it lives, then joins what all processes of the run left.
+class TraceScope {
+ public:
+  explicit TraceScope(const RunFolder& folder) : folder_(folder) {
+    trace::start(folder_.spans().string(), "trainer");
+    trace::name_thread("main");
+  }
+  ~TraceScope() {
+    trace::stop();
+    try {
+      trace::merge(folder_.spans().string(), folder_.trace().string());
+    } catch (const std::exception& error) {  // a full disk; the run itself went well
+      std::fprintf(stderr, "no trace: %s\n", error.what());
+    }
+  }
+  TraceScope(const TraceScope&) = delete;
+  TraceScope& operator=(const TraceScope&) = delete;
+
+ private:
+  const RunFolder& folder_;
+};
+
 /// One run inside its folder, from wherever its algorithm stands to its end.
 class Session {
  public:
@@ -82,6 +105,7 @@ class Session {
         algorithm_(make_algorithm_of(recipe, runner.factory, pool_)) {
     summary_.folder = folder_.root.string();
     summary_.threshold = algorithm_->spec().reward_threshold;
+    serve_metrics();
   }
 
   void load(const fs::path& checkpoint) {
@@ -100,6 +124,7 @@ class Session {
   /// `resumed`: the folder may hold measurements of later steps than the algorithm's.
   RunSummary train(bool resumed, bool with_video) {
     open_sinks(resumed);
+    if (recipe_.metrics.trace) trace_.emplace(folder_);
     const auto begin = Clock::now();
     const int64_t batch = config_.rollout.steps * config_.env.num;
     bool go_on = algorithm_->steps() < config_.trainer.total_steps;
@@ -126,6 +151,7 @@ class Session {
         checkpoint();
       }
       summary_.metrics = std::move(metrics);
+      trace::flush();
     }
     summary_.seconds = seconds_since(begin);
     summary_.steps = algorithm_->steps();
@@ -136,6 +162,21 @@ class Session {
   }
 
  private:
+  /// Before anything is written, so that a port in use leaves nothing behind.
+  void serve_metrics() {
+    if (!recipe_.metrics.prometheus) return;
+    int port = 0;
+    const std::string& address = *recipe_.metrics.prometheus;
+    sinks_.push_back(prometheus_sink(address,
+                                     {{"env", config_.env.id},
+                                      {"algo", config_.trainer.algo},
+                                      {"folder", folder_.root.string()}},
+                                     &port));
+    if (!runner_.announce) return;
+    std::fprintf(stderr, "metrics at http://%s:%d/metrics\n",
+                 parse_host_port(address).first.c_str(), port);
+  }
+
   void iterate(Metrics& metrics) {
     try {
       algorithm_->iterate(metrics);
@@ -161,12 +202,14 @@ class Session {
   }
 
   void judge() {
+    const trace::Span span("evaluate");
     judged_ =
         evaluate(*algorithm_, config_.eval.episodes, config_.eval.seed, config_.eval.deterministic);
   }
 
   /// The rows of a checkpoint's steps are handed over before it is.
   fs::path checkpoint() {
+    const trace::Span span("checkpoint");
     for (const auto& sink : sinks_) sink->flush();
     return write_checkpoint(folder_.checkpoints(), algorithm_->steps(), config_.checkpoint.keep,
                             [&](const fs::path& folder) { algorithm_->save(folder); });
@@ -193,6 +236,7 @@ class Session {
   const Recipe& recipe_;
   const RunConfig& config_;
   RunFolder folder_;
+  std::optional<TraceScope> trace_;  // ends after all processes and threads below
   ThreadPool pool_;
   std::unique_ptr<Algorithm> algorithm_;
   int64_t first_step_ = 0;

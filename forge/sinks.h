@@ -1,9 +1,12 @@
-// Where a run's measurements go: metrics.jsonl, TensorBoard event files, the terminal.
+// Where a run's measurements go: metrics.jsonl, TensorBoard event files, the terminal, Prometheus.
 #pragma once
 
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include "core/base/metrics.h"
 
@@ -40,6 +43,18 @@ std::unique_ptr<Sink> tensorboard_sink(const std::string& folder,
 
 /// TFRecord's masked form of the CRC-32C.
 uint32_t masked_crc32c(std::string_view bytes);
+
+using PrometheusLabels = std::vector<std::pair<std::string, std::string>>;
+/// The newest value of every metric at http://HOST:PORT/metrics, in Prometheus' text format 0.0.4.
+/// `address`: PORT (of 127.0.0.1) or HOST:PORT; port 0 is a free one, `port` receives it. Throws
+/// ValueError for another text, IoError naming the address where it cannot be had. `labels` say
+/// what runs, as labels of bessemer_info.
+std::unique_ptr<Sink> prometheus_sink(const std::string& address, const PrometheusLabels& labels,
+                                      int* port = nullptr);
+/// "train/approx_kl" as Prometheus writes it: "train_approx_kl".
+std::string prometheus_name(std::string_view name);
+/// "0.5", "NaN", "+Inf", "-Inf".
+std::string prometheus_number(double value);
 
 struct ConsoleTitle {
   std::string text;  // "CartPole-v1 · ppo · seed 7 · 2 threads"

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <numeric>
 
+#include "core/base/trace.h"
+
 namespace bessemer {
 
 Sampler::Sampler(std::unique_ptr<EnvBatch> envs, const Policy& policy, const Normalizer& normalizer,
@@ -92,6 +94,7 @@ void Sampler::restore(const SourceState& state) {
 }
 
 void Sampler::collect(int64_t version, std::vector<EpisodeEnd>& episodes) {
+  const trace::Span span("collect");
   Rollout& out = rollout_;
   const int64_t rows = out.rows;
   // What came next becomes the first observation (detail 1: environments run on).

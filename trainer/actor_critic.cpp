@@ -5,11 +5,13 @@
 #include <numeric>
 
 #include "autograd/engine.h"
+#include "core/base/trace.h"
 #include "trainer/schedule.h"
 
 namespace bessemer {
 
 int64_t ActorCritic::learn(const Experience& experience, Totals& totals) {
+  const trace::Span span("learn");
   const Rollout& data = experience.data;
   ++totals.rollouts;
   totals.faults += data.faults;

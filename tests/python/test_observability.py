@@ -1,0 +1,107 @@
+"""What a run shows of itself: the Prometheus endpoint and the trace."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BUILD = pathlib.Path(os.environ.get("BESSEMER_BUILD", ROOT / "build"))
+PROGRAM = BUILD / "forge" / "bessemer"
+CARTPOLE = str(ROOT / "configs" / "ppo_cartpole.yaml")
+QUIET = ["metrics.console=false", "metrics.tensorboard=false", "eval.episodes=3"]
+
+pytestmark = pytest.mark.skipif(not PROGRAM.exists(), reason="the program is not built")
+
+
+def start(*words):
+    return subprocess.Popen(
+        [PROGRAM, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def run(*words, expect=0):
+    process = start("run", CARTPOLE, *QUIET, *words)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == expect, errors
+    return errors
+
+
+def test_prometheus_serves_the_newest_values_while_the_run_goes_on(tmp_path):
+    words = [f"out={tmp_path / 'run'}", "trainer.total_steps=100000000", "metrics.prometheus=0"]
+    process = start("run", CARTPOLE, *QUIET, *words)
+    try:
+        line = process.stderr.readline()
+        address = re.fullmatch(r"metrics at (http://127\.0\.0\.1:\d+/metrics)\n", line).group(1)
+        end = time.monotonic() + 60
+        while True:
+            with urllib.request.urlopen(address, timeout=20) as reply:
+                assert reply.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+                text = reply.read().decode()
+            if "train_approx_kl" in text:
+                break
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        assert f'folder="{tmp_path / "run"}"' in text
+        values = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")
+        row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+        names = {re.sub(r"[^a-zA-Z0-9_]", "_", name) for name in row}
+        assert names <= values.keys()
+        assert float(values["step"]) > 0
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+
+
+def test_a_port_in_use_is_a_clear_error_and_leaves_nothing(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        errors = run(f"out={tmp_path / 'run'}", f"metrics.prometheus={port}", expect=1)
+    assert f"cannot serve metrics at {port}: Address already in use" in errors
+    assert not (tmp_path / "run").exists()
+    errors = run(f"out={tmp_path / 'run'}", "metrics.prometheus=nowhere", expect=2)
+    assert "'metrics.prometheus' must be PORT or HOST:PORT, got 'nowhere'" in errors
+
+
+def spans(path):
+    """The trace as Perfetto reads it: complete events by process and thread name."""
+    events = json.loads(path.read_text())
+    processes = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
+    for event in events:
+        assert event["ph"] in "MXi" and isinstance(event["pid"], int)
+        if event["ph"] == "X":
+            assert event["ts"] > 0 and event["dur"] >= 0 and event["pid"] in processes
+    return [(processes[e["pid"]], e["name"], e) for e in events if e["ph"] == "X"]
+
+
+def test_the_trace_shows_what_was_done_and_goes_on_when_the_run_does(tmp_path):
+    out = tmp_path / "run"
+    words = [f"out={out}", "trainer.total_steps=1024", "metrics.trace=true"]
+    run(*words, "trainer.lr_schedule=constant", "trainer.clip_schedule=constant")
+    first = spans(out / "trace.json")
+    count = len([1 for _, name, _ in first if name == "collect"])
+    assert count == 4
+    assert {("trainer", name) for name in ("collect", "learn", "checkpoint", "evaluate")} <= {
+        (process, name) for process, name, _ in first
+    }
+    # of one thread: nested or one after the other, never half over each other
+    open_ends = []
+    for begin, end in sorted((e["ts"], e["ts"] + e["dur"]) for _, _, e in first):
+        while open_ends and open_ends[-1] <= begin:
+            open_ends.pop()
+        assert not open_ends or end <= open_ends[-1] + 0.001
+        open_ends.append(end)
+    assert not (out / "trace").exists()
+    process = start("run", "--resume", out, "trainer.total_steps=1536")
+    assert process.wait(60) == 0, process.stderr.read()
+    assert len([1 for _, name, _ in spans(out / "trace.json") if name == "collect"]) == 6
