@@ -15,6 +15,8 @@
 
 namespace bessemer::cpu {
 
+struct Attend;  // core/cpu/attention.h
+
 /// n elements; `step_*` is the distance between elements of an operand: 1, 0 (one value for all),
 /// or any other stride in elements. `out` has its own stride.
 using UnaryLoop = void (*)(int64_t n, void* out, int64_t step_out, const void* x, int64_t step_x);
@@ -101,6 +103,10 @@ struct KernelTable {
   /// dx = g * act'(from the activation's output y), for Activation::relu, tanh, sigmoid.
   void (*activation_backward)(Activation, int64_t n, const float* y, const float* g, float* dx);
   void (*adam)(const AdamArgs&);
+
+  /// Queries [first, end) of a sequence against all keys they see, for the heads that share
+  /// `kv_head`. How queries are divided into calls changes no bit.
+  void (*attend)(const Attend&, int64_t kv_head, int64_t first, int64_t end);
 };
 
 /// The chosen table: the widest this machine has, or BESSEMER_ISA=baseline|avx2|avx512 (an

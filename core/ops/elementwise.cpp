@@ -312,7 +312,6 @@ Tensor contiguous(const Tensor& x) {
 
 // --- in place -----------------------------------------------------------------------------------
 
-namespace {
 void check_writable(const char* op, const Tensor& target) {
   BESSEMER_CHECK(target.defined(), ValueError, "[", op, "] the target is an undefined tensor");
   BESSEMER_CHECK(
@@ -328,6 +327,8 @@ void check_writable(const char* op, const Tensor& target) {
     BESSEMER_CHECK(impl.strides[i] != 0 || impl.shape[i] <= 1 || impl.numel == 0, ValueError, "[",
                    op, "] an expanded tensor holds one element in several places");
 }
+
+namespace {
 void check_fits(const char* op, const Tensor& target, const Tensor& source) {
   BESSEMER_CHECK(broadcast_shapes(op, target.sizes(), source.sizes()) == target.sizes(), ValueError,
                  "[", op, "] ", source.shape(), " does not broadcast to ", target.shape());

@@ -96,6 +96,9 @@ inline void check_tokens(const char* op, const Tensor& ids, int64_t size) {
                    size);
 }
 
+/// ValueError where `target` must not be written in place.
+void check_writable(const char* op, const Tensor& target);
+
 inline const char* bytes_of(const Tensor& x) { return static_cast<const char*>(x.raw()); }
 inline char* bytes_of_output(const Tensor& x) { return static_cast<char*>(x.raw()); }
 

@@ -80,6 +80,15 @@ void fill(const Tensor& target, double value);
 /// target += source * scale.
 void add_in_place(const Tensor& target, const Tensor& source, double scale = 1);
 
+/// Keys and values k, v [N, Hkv, D] into a cache of pages of 32 tokens (k_pages [P, Hkv, D, 32],
+/// v_pages [P, Hkv, 32, D], float32 or bfloat16); slots i64 [N]: page * 32 + place.
+void kv_write(const Tensor& k_pages, const Tensor& v_pages, const Tensor& k, const Tensor& v,
+              const Tensor& slots);
+
+/// i64 [tokens]: where in its sequence each token of a packed batch stands (attention's segments):
+/// length of the prefix + offset in the segment.
+Tensor segment_positions(const Tensor& segments, int64_t tokens);
+
 /// Result dtype of an arithmetic operation on the two (docs/architecture.md has the table).
 Dtype promote(Dtype a, Dtype b);
 

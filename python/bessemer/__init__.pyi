@@ -14,6 +14,8 @@ from bessemer._native import arange as arange
 from bessemer._native import argmax as argmax
 from bessemer._native import argmin as argmin
 from bessemer._native import argsort as argsort
+from bessemer._native import attention as attention
+from bessemer._native import attention_paged as attention_paged
 from bessemer._native import available_isas as available_isas
 from bessemer._native import cast as cast
 from bessemer._native import cat_pair as cat_pair

@@ -229,6 +229,18 @@ class Tensor:
     def sample_tokens(
         self, uniform: TensorLike, temperature: TensorLike, top_k: TensorLike, top_p: TensorLike
     ) -> tuple[Tensor, Tensor]: ...
+    def attention(
+        self, k: TensorLike, v: TensorLike, segments: TensorLike, scale: float = 0.0
+    ) -> Tensor: ...
+    def attention_paged(
+        self,
+        k_pages: TensorLike,
+        v_pages: TensorLike,
+        table: TensorLike,
+        queries: TensorLike,
+        lengths: TensorLike,
+        scale: float = 0.0,
+    ) -> Tensor: ...
     def categorical_sample(self, uniform: TensorLike) -> Tensor: ...
     def mean(self, dims: int | Sequence[int] | None = None, keepdim: bool = False) -> Tensor: ...
     def var(
@@ -382,6 +394,18 @@ def sample_tokens(
     top_k: TensorLike,
     top_p: TensorLike,
 ) -> tuple[Tensor, Tensor]: ...
+def attention(
+    q: TensorLike, k: TensorLike, v: TensorLike, segments: TensorLike, scale: float = 0.0
+) -> Tensor: ...
+def attention_paged(
+    q: TensorLike,
+    k_pages: TensorLike,
+    v_pages: TensorLike,
+    table: TensorLike,
+    queries: TensorLike,
+    lengths: TensorLike,
+    scale: float = 0.0,
+) -> Tensor: ...
 def random_uniform(shape: int | Sequence[int], seed: TensorLike, counter: TensorLike) -> Tensor: ...
 def random_normal(shape: int | Sequence[int], seed: TensorLike, counter: TensorLike) -> Tensor: ...
 def categorical_sample(logits: TensorLike, uniform: TensorLike) -> Tensor: ...

@@ -34,6 +34,7 @@ TYPES = {
     "value": "float",
     "correction": "float",
     "theta": "float",
+    "scale": "float",
     "inverse": "bool",
     "widen": "bool",
     "parts": "Sequence[TensorLike]",

@@ -125,13 +125,28 @@ def np_sample_tokens(logits, uniform, temperature, top_k, top_p):
     return tokens, log_p[np.arange(len(logits)), tokens]
 
 
+def np_attention(q, k, v, segments, scale):
+    out = np.zeros(q.shape)
+    group = q.shape[1] // k.shape[1]
+    ends = [*segments[1:, 0], len(q)][: len(segments)]
+    for (first, prefix), end in zip(segments, ends, strict=True):
+        before = np.arange(segments[prefix, 0], ends[prefix]) if prefix >= 0 else np.arange(0)
+        tokens = np.concatenate([before, np.arange(first, end)]).astype(int)
+        for token in range(first, end):
+            seen = tokens[: len(before) + token - first + 1]
+            for head in range(q.shape[1]):
+                scores = k[seen, head // group] @ q[token, head] * (scale or q.shape[2] ** -0.5)
+                out[token, head] = np.exp(np_log_softmax(scores)) @ v[seen, head // group]
+    return out
+
+
 FUNCTIONS = {name: value for name, value in globals().items() if name.startswith("np")}
 
 
 class Draws:
-    """R, I, B, U and Z of a row's samples: floats in the row's domain, indices below a bound,
-    booleans, floats in [0, 1), and floats of which some are 0. Element k of draw d is a hash of
-    (seed, d, k)."""
+    """R, I, B, U, Z and S of a row's samples: floats in the row's domain, indices below a bound,
+    booleans, floats in [0, 1), floats of which some are 0, and given segments. Element k of draw d
+    is a hash of (seed, d, k)."""
 
     def __init__(self, domain, seed=1):
         self.low, self.high = domain
@@ -166,8 +181,11 @@ class Draws:
         values.reshape(-1)[::5] = 0
         return values
 
+    def S(self, *rows):
+        return np.array(rows, np.int64).reshape(-1, 2)
+
     def names(self):
-        return {letter: getattr(self, letter) for letter in "RUIBZ"}
+        return {letter: getattr(self, letter) for letter in "RUIBZS"}
 
 
 class Uniform(np.ndarray):

@@ -25,6 +25,7 @@ void fill_elementwise(KernelTable& table);
 void fill_casts(KernelTable& table);
 void fill_products(KernelTable& table);
 void fill_rows(KernelTable& table);
+void fill_attention(KernelTable& table);
 const KernelTable& table();
 
 /// acts on x[0..n) in place.

@@ -16,6 +16,7 @@ const KernelTable& table() {
     fill_casts(t);
     fill_products(t);
     fill_rows(t);
+    fill_attention(t);
     return t;
   }();
   return filled;
