@@ -38,6 +38,7 @@ struct RolloutShape {
 /// Columns of this shape, zero.
 Rollout make_rollout(const RolloutShape& shape);
 int64_t rollout_bytes(const Rollout& rollout);
+int64_t rollout_bytes(const RolloutShape& shape);
 
 struct EpisodeEnd {
   double total = 0;

@@ -38,6 +38,14 @@ int64_t rollout_bytes(const Rollout& rollout) {
   return static_cast<int64_t>(bytes);
 }
 
+int64_t rollout_bytes(const RolloutShape& s) {
+  constexpr int64_t kFloat = sizeof(float);
+  const int64_t a_state = s.obs_bytes + s.mask_width + 1,
+                a_sample = (s.components + 4) * kFloat + 2 + static_cast<int64_t>(sizeof(int64_t)),
+                a_row = (s.state_size + 1) * kFloat;
+  return s.rows * ((s.steps + 1) * a_state + s.steps * a_sample + a_row);
+}
+
 void SourceState::append(const SourceState& next) {
   const auto add = [](auto& to, const auto& from) {
     to.insert(to.end(), from.begin(), from.end());

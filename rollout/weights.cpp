@@ -9,6 +9,12 @@ namespace bessemer {
 
 namespace {
 
+constexpr int64_t kAlign = 64;
+int64_t aligned(int64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
+int64_t shape_bytes(const WeightShape& shape) {
+  return shape.shape.numel() * static_cast<int64_t>(dtype_size(shape.dtype));
+}
+
 size_t tensor_bytes(const Tensor& tensor) {
   return static_cast<size_t>(tensor.numel()) * dtype_size(tensor.dtype());
 }
@@ -49,6 +55,28 @@ void check_like(const nn::NamedTensors& like, const WeightSet& set, size_t first
 
 }  // namespace
 
+int64_t weights_bytes(const std::vector<WeightShape>& shapes) {
+  int64_t bytes = 0;
+  for (const WeightShape& shape : shapes) bytes += aligned(shape_bytes(shape));
+  return bytes;
+}
+
+nn::NamedTensors lay_out_weights(const Tensor& buffer, const std::vector<WeightShape>& shapes) {
+  BESSEMER_CHECK(buffer.numel() == weights_bytes(shapes), ValueError, "[weights] a buffer of ",
+                 buffer.numel(), " bytes for tensors of ", weights_bytes(shapes));
+  nn::NamedTensors out;
+  int64_t at = 0;
+  for (const WeightShape& shape : shapes) {
+    int64_t strides[kMaxDims];
+    contiguous_strides(shape.shape, strides);
+    const auto release = [](void* held) { delete static_cast<Tensor*>(held); };
+    out.emplace_back(shape.name, Tensor::wrap(static_cast<char*>(buffer.raw()) + at, shape.dtype,
+                                              shape.shape, strides, release, new Tensor(buffer)));
+    at += aligned(shape_bytes(shape));
+  }
+  return out;
+}
+
 uint64_t weights_hash(const nn::NamedTensors& tensors) {
   uint64_t hash = 0;
   for (const auto& [name, tensor] : tensors) {
@@ -60,13 +88,16 @@ uint64_t weights_hash(const nn::NamedTensors& tensors) {
 }
 
 WeightSet make_weights(int64_t version, const nn::NamedTensors& tensors) {
+  std::vector<WeightShape> shapes;
+  for (const auto& [name, tensor] : tensors)
+    shapes.push_back({name, tensor.dtype(), tensor.sizes()});
   WeightSet set;
   set.version = version;
-  for (const auto& [name, tensor] : tensors) {
-    const Tensor from = contiguous(tensor.detach());
-    const Tensor copy = Tensor::empty(from.sizes(), from.dtype());
-    std::memcpy(copy.raw(), from.raw(), tensor_bytes(from));
-    set.tensors.emplace_back(name, copy);
+  set.buffer = Tensor::zeros({weights_bytes(shapes)}, Dtype::u8);
+  set.tensors = lay_out_weights(set.buffer, shapes);
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const Tensor from = contiguous(tensors[i].second.detach());
+    std::memcpy(set.tensors[i].second.raw(), from.raw(), tensor_bytes(from));
   }
   set.hash = weights_hash(set.tensors);
   return set;

@@ -21,6 +21,7 @@ struct Toy {
   std::function<void(uint32_t cue, int64_t t, void* obs)> observe;
   std::function<float(uint32_t cue, int64_t t, const void* action)> reward;
   std::function<void(uint32_t cue, int64_t t, uint8_t* mask)> mask;
+  std::function<bool(uint32_t cue, int64_t t)> fault;  // it fails in this step
 };
 
 inline Channel box(std::string name, std::vector<int64_t> shape, Dtype dtype = Dtype::f32) {
@@ -121,7 +122,8 @@ class ToyBatch : public EnvBatch {
     const auto* all = static_cast<const char*>(actions.data);
     const float reward =
         toy_.reward(cue(s.seed, s.episode), s.t, all + static_cast<size_t>(row) * action_bytes_);
-    const bool fault = env == 0 && s.life++ == toy_.fault_at;
+    const bool fault = (s.life++ == toy_.fault_at && env == 0) ||
+                       (toy_.fault && toy_.fault(cue(s.seed, s.episode), s.t));
     s.total += reward;
     const bool ended = ++s.t == toy_.length || fault;
     if (out.reward) out.reward[row] = reward;
