@@ -14,6 +14,11 @@ int command_run(const Arguments& arguments);
 int command_eval(const Arguments& arguments);
 int command_render(const Arguments& arguments);
 int command_env(const Arguments& arguments);
+int command_show(const Arguments& arguments);
+int command_doctor(const Arguments& arguments);
+
+/// stdout is a terminal and NO_COLOR (no-color.org) is not set.
+bool colour_wanted();
 
 // Verbs of `env` that need the wire feature (command_wire.cpp).
 int serve_command(const Arguments& arguments, std::span<const std::string> ids);

@@ -19,6 +19,7 @@ struct RunFolder {
   std::filesystem::path checkpoints() const { return root / "checkpoints"; }
   std::filesystem::path evaluation() const { return root / "eval.json"; }
   std::filesystem::path aggregate() const { return root / "aggregate.json"; }
+  std::filesystem::path completions() const { return root / "completions.jsonl"; }
   std::filesystem::path video() const { return root / "video.mp4"; }
   std::filesystem::path logs() const { return root / "logs"; }         // of other processes
   std::filesystem::path trace() const { return root / "trace.json"; }  // of all processes
