@@ -22,7 +22,6 @@ constexpr UnavailableKey kUnavailable[] = {
     {"env.token"},
     {"placement.mode", "processes"},
     {"placement.workers"},
-    {"placement.max_staleness"},
     {"placement.restarts"},
     {"placement.lease"},
 };

@@ -341,7 +341,10 @@ Plan make_plan(const Recipe& recipe, const AlgorithmFactory& factory) {
   line("updates", cat(config.trainer.epochs, " epochs x ", minibatches, " minibatches of ",
                       std::min(config.trainer.batch_size, plan.batch)));
   line("steps", cat(config.trainer.total_steps, " in ", plan.iterations, " iterations"));
-  line("staleness", "0 policy versions (synchronous)");
+  line("staleness", config.trainer.algo == "appo" && config.placement.mode != "inline"
+                        ? cat("at most ", config.placement.max_staleness,
+                              " policy versions; older experience is dropped and counted")
+                        : "0 policy versions (synchronous)");
   line("memory", cat(short_number(static_cast<double>(plan.memory_bytes)), "B"));
   line("evaluation",
        cat(config.eval.every > 0 ? cat("every ", config.eval.every, " steps and ") : "",

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/base/error.h"
+
 namespace bessemer {
 
 namespace {
@@ -106,13 +108,20 @@ float Normalizer::reward(float raw) const {
 
 void Normalizer::update(int64_t steps, const void* raw_obs, const float* rewards,
                         const uint8_t* ended) {
+  update(steps, 0, rows_, raw_obs, rewards, ended);
+}
+
+void Normalizer::update(int64_t steps, int64_t first_row, int64_t rows, const void* raw_obs,
+                        const float* rewards, const uint8_t* ended) {
+  BESSEMER_CHECK(first_row >= 0 && rows >= 0 && first_row + rows <= rows_, IndexError,
+                 "[normalizer] rows ", first_row, " to ", first_row + rows, " of ", rows_);
+  const int64_t samples = steps * rows;
   if (options_.normalize_obs) {
     // Chunks of a fixed size bound the memory and keep one order of summation.
     constexpr int64_t kChunk = 4096;
-    const int64_t rows = steps * rows_;
-    std::vector<float> wide(static_cast<size_t>(std::min(rows, kChunk) * columns_));
-    for (int64_t r = 0; r < rows; r += kChunk) {
-      const int64_t n = std::min(kChunk, rows - r);
+    std::vector<float> wide(static_cast<size_t>(std::min(samples, kChunk) * columns_));
+    for (int64_t r = 0; r < samples; r += kChunk) {
+      const int64_t n = std::min(kChunk, samples - r);
       widen(n * columns_,
             static_cast<const char*>(raw_obs) + static_cast<size_t>(r) * observation_bytes(),
             wide.data());
@@ -120,16 +129,17 @@ void Normalizer::update(int64_t steps, const void* raw_obs, const float* rewards
     }
   }
   if (options_.normalize_reward) {
-    std::vector<float> discounted(static_cast<size_t>(steps * rows_));
+    std::vector<float> discounted(static_cast<size_t>(samples));
+    double* returns = returns_.data() + first_row;
     for (int64_t t = 0; t < steps; ++t) {
-      for (int64_t r = 0; r < rows_; ++r) {
-        const int64_t i = t * rows_ + r;
-        returns_[r] = returns_[r] * options_.gamma + rewards[i];
-        discounted[i] = static_cast<float>(returns_[r]);
-        if (ended[i]) returns_[r] = 0;
+      for (int64_t r = 0; r < rows; ++r) {
+        const int64_t i = t * rows + r;
+        returns[r] = returns[r] * options_.gamma + rewards[i];
+        discounted[i] = static_cast<float>(returns[r]);
+        if (ended[i]) returns[r] = 0;
       }
     }
-    return_.update(steps * rows_, discounted.data());
+    return_.update(samples, discounted.data());
   }
 }
 

@@ -47,6 +47,9 @@ class Normalizer {
   /// Takes in a finished rollout: raw observations [steps * rows, columns], rewards and ends
   /// [steps, rows].
   void update(int64_t steps, const void* raw_obs, const float* rewards, const uint8_t* ended);
+  /// The same for `rows` environments, from `first_row` on.
+  void update(int64_t steps, int64_t first_row, int64_t rows, const void* raw_obs,
+              const float* rewards, const uint8_t* ended);
 
   const NormalizerOptions& options() const { return options_; }
   size_t observation_bytes() const { return static_cast<size_t>(columns_) * dtype_size(dtype_); }

@@ -83,7 +83,8 @@ class ActorCritic : public Algorithm {
   /// returns to them.
   void keep_good();
   void restore_good();
-  /// Throws NotFiniteError naming the column of the rollout that is not finite.
+  /// Throws NotFiniteError naming the column (of the rollout) that is not finite.
+  void check_finite(std::span<const float> column, const char* name) const;
   void check_rollout(const Rollout& data) const;
 
   void remember(std::span<const EpisodeEnd> episodes);

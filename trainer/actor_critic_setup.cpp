@@ -109,15 +109,16 @@ void ActorCritic::restore_good() {
   epochs_done_ = good_.epochs_done;
 }
 
+void ActorCritic::check_finite(std::span<const float> column, const char* name) const {
+  BESSEMER_CHECK(finite(column.data(), static_cast<int64_t>(column.size())), NotFiniteError, "[",
+                 config_.trainer.algo, "] ", name, " is not finite in the rollout after step ",
+                 steps_, " (the weights are those of the last good iteration)");
+}
+
 void ActorCritic::check_rollout(const Rollout& data) const {
-  const auto check = [&](const std::vector<float>& column, const char* name) {
-    BESSEMER_CHECK(finite(column.data(), static_cast<int64_t>(column.size())), NotFiniteError, "[",
-                   config_.trainer.algo, "] ", name, " is not finite in the rollout after step ",
-                   steps_, " (the weights are those of the last good iteration)");
-  };
-  check(data.raw_reward, "the environment's reward");
-  check(data.reward, "reward with its bootstrap");
-  check(data.last_value, "value of the policy");
+  check_finite(data.raw_reward, "the environment's reward");
+  check_finite(data.reward, "reward with its bootstrap");
+  check_finite(data.last_value, "value of the policy");
 }
 
 void ActorCritic::fail_loss(const PpoLoss& loss, const nn::ActionInputs& in,

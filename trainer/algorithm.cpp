@@ -1,5 +1,6 @@
 #include "trainer/algorithm.h"
 
+#include "trainer/appo.h"
 #include "trainer/ppo.h"
 
 namespace bessemer {
@@ -10,7 +11,9 @@ std::unique_ptr<Algorithm> make_algorithm(const RunConfig& config, ThreadPool& p
                  "trainer.algo: language models cannot be trained in this build");
   if (config.trainer.algo == "ppo")
     return std::make_unique<Ppo>(config, pool, EnvFactory(), sources);
-  const std::string known[] = {"ppo"};
+  if (config.trainer.algo == "appo")
+    return std::make_unique<Appo>(config, pool, EnvFactory(), sources);
+  const std::string known[] = {"ppo", "appo"};
   fail<ValueError>("unknown algorithm '", config.trainer.algo, "'",
                    did_you_mean(config.trainer.algo, known));
 }

@@ -101,7 +101,8 @@ void stop_field(FieldVisitor& v, std::vector<std::pair<std::string, double>>& st
 }  // namespace
 
 void TrainerConfig::fields(FieldVisitor& v) {
-  v.field("algo", algo, {.doc = "algorithm", .choices = {"ppo", "sft", "reward", "dpo", "grpo"}});
+  v.field("algo", algo,
+          {.doc = "algorithm", .choices = {"ppo", "appo", "sft", "reward", "dpo", "grpo"}});
   // A longer run keeps its bits only where nothing is scheduled over the whole of it.
   const bool scheduled = lr_schedule != "constant" || clip_schedule != "constant";
   v.field("total_steps", total_steps,
@@ -161,6 +162,18 @@ void TrainerConfig::fields(FieldVisitor& v) {
   v.field(
       "truncation_bootstrap", truncation_bootstrap,
       {.doc = "adds gamma * V(final observation) to the reward where a time limit cut an episode"});
+  v.used_by(kUsesAppo);
+  v.field("surrogate", surrogate,
+          {.doc = "clip the ratio to the policy that acted; decoupled: to the one that a fragment "
+                  "found; none: IMPALA's policy gradient",
+           .choices = {"clip", "decoupled", "none"}});
+  v.field("vtrace_rho", vtrace_rho,
+          {.doc = "bound of V-trace's weight of an error", .min = 0, .exclusive_min = true});
+  v.field("vtrace_c", vtrace_c,
+          {.doc = "bound of V-trace's weight of a trace", .min = 0, .exclusive_min = true});
+  v.field("kl_penalty", kl_penalty,
+          {.doc = "weight of approx_kl in the loss (PPO's section 4)", .min = 0});
+  v.used_by(kUsesControl);
   language.fields(v);
   v.used_by(kUsedByAll);
   stop_field(v, stop);
@@ -194,6 +207,14 @@ void PlacementConfig::fields(FieldVisitor& v) {
   v.field("mode", mode, {.doc = "where the work runs", .choices = {"inline"}, .resume = true});
   v.field("threads", threads,
           {.doc = "worker threads; 0: one a core", .min = 0, .max = 4096, .resume = true});
+  v.used_by(kUsesAppo);
+  v.field("max_staleness", max_staleness,
+          {.doc = "policy versions that experience may lag behind; what is older is dropped and "
+                  "counted",
+           .min = 0,
+           .max = 1 << 20,
+           .resume = true});
+  v.used_by(kUsedByAll);
 }
 
 void CheckpointConfig::fields(FieldVisitor& v) {
@@ -233,6 +254,7 @@ uint32_t RunConfig::uses() const {
   if (algo == "reward") return kUsesReward;
   if (algo == "dpo") return kUsesDpo;
   if (algo == "grpo") return kUsesGrpo;
+  if (algo == "appo") return kUsesControl | kUsesAppo;
   return algo == "ppo" && model.kind == "decoder" ? kUsesPpo : kUsesControl;
 }
 
@@ -260,6 +282,13 @@ void RunConfig::start_from(std::string_view kind, std::string_view algo) {
 
 void RunConfig::check() const {
   if (uses() & kUsesLanguage) return check_language();
+  BESSEMER_CHECK(model.kind != "decoder", ValueError, "model.kind decoder: trainer.algo ",
+                 trainer.algo, " does not train language models");
+  BESSEMER_CHECK(
+      trainer.algo != "appo" || placement.mode == "inline" || placement.max_staleness > 0,
+      ValueError,
+      "placement.max_staleness is 0: experience of workers that do not wait "
+      "for the trainer is at least one version old");
   const int64_t samples = rollout.steps * env.num;
   BESSEMER_CHECK(trainer.batch_size <= samples, ValueError, "trainer.batch_size is ",
                  trainer.batch_size, ", but a rollout has only ", samples,

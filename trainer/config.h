@@ -67,6 +67,9 @@ struct TrainerConfig {
   double ent_coef = 0, vf_coef = 0.5;   // detail 10
   double max_grad_norm = 0.5;           // detail 11
   std::optional<double> target_kl;
+  std::string surrogate = "clip";       // appo: clip | decoupled | none
+  double vtrace_rho = 1, vtrace_c = 1;  // appo
+  double kl_penalty = 0;                // appo
   bool truncation_bootstrap = true;
   std::vector<std::pair<std::string, double>> stop;  // e.g. eval/mean_reward: 475
   PostTraining language;
@@ -85,7 +88,8 @@ struct EvalConfig {
 
 struct PlacementConfig {
   std::string mode = "inline";
-  int64_t threads = 0;  // 0 = all cores
+  int64_t threads = 0;        // 0 = all cores
+  int64_t max_staleness = 0;  // policy versions; older experience is dropped
   void fields(FieldVisitor& v);
 };
 

@@ -11,7 +11,8 @@ std::string uses_text(uint32_t users) {
     const char* text;
   };
   constexpr Name names[] = {{kUsesControl, "control"}, {kUsesSft, "sft"},   {kUsesReward, "reward"},
-                            {kUsesDpo, "dpo"},         {kUsesGrpo, "grpo"}, {kUsesPpo, "ppo"}};
+                            {kUsesDpo, "dpo"},         {kUsesGrpo, "grpo"}, {kUsesPpo, "ppo"},
+                            {kUsesAppo, "appo"}};
   std::string out;
   for (const Name& name : names)
     if (users & name.bit) out += (out.empty() ? "" : ", ") + std::string(name.text);

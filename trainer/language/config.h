@@ -17,7 +17,8 @@ enum Uses : uint32_t {
   kUsesReward = 4,
   kUsesDpo = 8,
   kUsesGrpo = 16,
-  kUsesPpo = 32,  // PPO of a decoder
+  kUsesPpo = 32,   // PPO of a decoder
+  kUsesAppo = 64,  // beside kUsesControl
   kUsesPairs = kUsesReward | kUsesDpo,
   kUsesOnline = kUsesGrpo | kUsesPpo,
   kUsesLanguage = kUsesSft | kUsesPairs | kUsesOnline,
