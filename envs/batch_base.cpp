@@ -112,6 +112,7 @@ void BatchBase::reset(std::span<const uint64_t> seeds, const Options& reset_opti
     explicit Flag(bool& f) : flag(f) { flag = true; }
     ~Flag() { flag = false; }
   } const resetting(resetting_);
+  begin_resets(ids, seeds, settings);
   const auto start = [&](int64_t i) {
     restart(ids[i], ids[i] * spec_.rows, settings, out);
     for (int a = 0; a < spec_.rows; ++a) clear_row(ids[i] * spec_.rows + a, out);
@@ -272,6 +273,7 @@ void BatchBase::step(const Actions& actions, const StepBuffers& out) {
     all_running_ = autoreset_ != Autoreset::disabled;
   }
   check_actions(actions.data, actions.ragged, {}, envs_);
+  begin_steps(actions.data, actions.ragged, {}, envs_);
   run(actions.data, actions.ragged, {}, envs_, out);
 }
 
@@ -357,6 +359,7 @@ void BatchBase::send(const Actions& actions, std::span<const int64_t> ids) {
     }
     in_flight_[ids[i]] = 1;
   }
+  begin_steps(actions.data, actions.ragged, ids, count);
   sent_.insert(sent_.end(), ids.begin(), ids.end());
   if (action_bytes_ > 0) {
     sent_actions_.append(static_cast<const char*>(actions.data),

@@ -53,6 +53,12 @@ class BatchBase : public EnvBatch {
   };
 
   virtual void step_range(const Range& range, const StepBuffers& out) = 0;
+  /// Told ahead which environments are about to step (all, where `ids` is empty) or to be reset, so
+  /// that worlds in other processes can all begin before one of them is waited for.
+  virtual void begin_steps(const void* /*data*/, const Ragged* /*text*/,
+                           std::span<const int64_t> /*ids*/, int64_t /*count*/) {}
+  virtual void begin_resets(std::span<const int64_t> /*ids*/, std::span<const uint64_t> /*seeds*/,
+                            const Settings& /*options*/) {}
   /// Starts an episode; false where the simulator threw (the row is a fault then).
   virtual bool start_world(int64_t env, const Settings& reset_options) = 0;
   /// Observations, infos and masks of the environment's rows into rows [row, row + rows) of out.

@@ -127,7 +127,11 @@ class EnvBatch {
 };
 
 /// Throws ValueError for an unknown id or option, naming the nearest right one.
+/// An id may also name a Gymnasium class, py:file.py:Class, whose instances then live in processes
+/// of their own (docs/environments.md).
 std::unique_ptr<EnvBatch> make_batch(const std::string& id, const BatchOptions& options);
+/// True for such an id: every call may wait for another process.
+bool in_processes(const std::string& id);
 const Spec& env_spec(const std::string& id);
 /// All registered ids, sorted.
 std::vector<std::string> env_ids();

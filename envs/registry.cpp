@@ -18,9 +18,16 @@ std::map<std::string, Entry>& table() {
   return entries;
 }
 
+PythonEnvironments& python() {
+  static PythonEnvironments environments{};
+  return environments;
+}
+
 const Entry& find(const std::string& id) {
   const auto found = table().find(id);
   if (found != table().end()) return found->second;
+  BESSEMER_CHECK(!id.starts_with("py:"), ValueError, "[env] cannot run ", id,
+                 ": this build has no Python environments (feature 'wire')");
   fail<ValueError>("[env] unknown environment '", id, "'", did_you_mean(id, env_ids()));
 }
 
@@ -39,7 +46,7 @@ void check_channels(const Spec& spec, const std::vector<Channel>& channels, bool
 }
 }  // namespace
 
-void register_environment(Spec spec, BatchFactory factory) {
+void check_spec(const Spec& spec) {
   BESSEMER_CHECK(!spec.id.empty(), ValueError, "[env] an environment needs an id");
   BESSEMER_CHECK(!spec.observation.empty(), ValueError, "[env] ", spec.id, " observes nothing");
   BESSEMER_CHECK(spec.action.size() == 1, ValueError, "[env] ", spec.id, " has ",
@@ -49,17 +56,29 @@ void register_environment(Spec spec, BatchFactory factory) {
   check_channels(spec, spec.action, true);
   check_channels(spec, spec.rewards, false);
   check_channels(spec, spec.infos, false);
+}
+
+void set_python_environments(const PythonEnvironments& environments) { python() = environments; }
+
+void register_environment(Spec spec, BatchFactory factory) {
+  check_spec(spec);
   const std::string id = spec.id;
   const bool added = table().emplace(id, Entry{std::move(spec), factory}).second;
   BESSEMER_CHECK(added, ValueError, "[env] the id ", id, " is taken");
 }
 
+bool in_processes(const std::string& id) { return python().named && python().named(id); }
+
 std::unique_ptr<EnvBatch> make_batch(const std::string& id, const BatchOptions& options) {
+  if (in_processes(id)) return python().make(id, options);
   const Entry& entry = find(id);
   return entry.factory(entry.spec, options);
 }
 
-const Spec& env_spec(const std::string& id) { return find(id).spec; }
+const Spec& env_spec(const std::string& id) {
+  if (in_processes(id)) return python().spec(id);
+  return find(id).spec;
+}
 
 std::vector<std::string> env_ids() {
   std::vector<std::string> ids;

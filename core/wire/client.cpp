@@ -16,6 +16,7 @@
 #include <thread>
 #include <vector>
 
+#include "core/base/wait_check.h"
 #include "core/wire/shm.h"
 
 namespace bessemer::wire {
@@ -265,7 +266,8 @@ struct Client::Impl {
       } while (link->may_spin() && Clock::now() < stop);
     }
     if (read_socket()) return;
-    const double wait = std::clamp(std::min(until(end), until(resend())), 0.0, 1.0);
+    wait_check();
+    const double wait = std::clamp(std::min(until(end), until(resend())), 0.0, kWaitSlice);
     Socket* sockets[] = {&socket};
     if (!link) {
       const std::span<const int> death(&server_pidfd, server_pidfd >= 0 ? 1 : 0);
@@ -426,7 +428,8 @@ Message ask(const std::string& address, Message message, const ClientOptions& op
     socket.send(packed);
     const Time next = std::min(end, after(Clock::now(), interval));
     while (Clock::now() < next) {
-      if (!wait_readable(sockets, {}, until(next))) break;
+      wait_check();
+      if (!wait_readable(sockets, {}, std::min(until(next), kWaitSlice))) continue;
       std::optional<Incoming> incoming = socket.receive();
       if (!incoming || incoming->problem || incoming->message.id != 1) continue;
       if (incoming->message.type == "error") {

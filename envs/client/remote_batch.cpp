@@ -7,6 +7,7 @@
 #include <optional>
 #include <thread>
 
+#include "core/base/wait_check.h"
 #include "envs/render/canvas.h"
 #include "envs/wire/spec_map.h"
 #include "envs/wire/step_arrays.h"
@@ -374,6 +375,7 @@ class RemoteBatch final : public EnvBatch {
         const bool passing = code == Code::no_session || code == Code::draining ||
                              code == Code::capacity || code == Code::deadline;
         if (!passing || Clock::now() >= end) throw;
+        wait_check();
         std::this_thread::sleep_for(std::chrono::milliseconds(50));
       }
     }

@@ -26,6 +26,7 @@ struct Core {
   bool closed_by_user = false;
   Owned random;       // NumPy generator seeded as the last reset; null: not made yet
   Owned seed;         // int, or None
+  bool slow = false;  // in another process: every call may wait
   bool show = false;  // draw after every reset and step (render_mode "human")
 
   explicit Core(std::unique_ptr<EnvBatch> made)
@@ -112,7 +113,15 @@ PyObject* make_info(Core& core, ObservationWriter::Arrays& infos) {
 
 /// Runs `body` with fresh observation arrays in core.out; returns (observation, info).
 template <class Body>
-std::pair<Owned, Owned> observed(Core& core, Body&& body) {
+std::pair<Owned, Owned> observed(Core& core, Body&& inner) {
+  const auto body = [&] {
+    if (!core.slow) return inner();
+    struct Released {  // other threads go on meanwhile
+      PyThreadState* state = PyEval_SaveThread();
+      ~Released() { PyEval_RestoreThread(state); }
+    } const released;
+    inner();
+  };
   ObservationWriter::Arrays infos;
   if (!core.batch->spec().infos.empty()) {
     core.info_writer.prepare(infos);
@@ -307,10 +316,12 @@ int env_init(PyObject* self, PyObject* args, PyObject* keywords) {
     settings.arithmetic = Arithmetic::plain;  // bit-equal to Gymnasium, and faster for one instance
     settings.check_actions = check;
     if (limit != Py_None) settings.max_episode_steps = integer_from(limit, "max_episode_steps");
-    auto batch = make_batch(text_of(id, "environment id"), settings);
+    const std::string name = text_of(id, "environment id");
+    auto batch = make_batch(name, settings);
     BESSEMER_CHECK(batch->spec().rows == 1, ValueError, "[env] ", batch->spec().id, " has ",
                    batch->spec().rows, " agents: make_vec steps it");
     auto core = std::make_unique<Core>(std::move(batch));
+    core->slow = in_processes(name);
     auto* object = reinterpret_cast<PyEnvCore*>(self);
     delete object->core;
     object->core = core.release();

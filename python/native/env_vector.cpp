@@ -364,7 +364,7 @@ int vector_init(PyObject* self, PyObject* args, PyObject* keywords) {
     auto batch = remote ? connected(text_of(address, "address"), name, settings)
                         : make_batch(name, settings);
     auto core = std::make_unique<VectorCore>(pool, std::move(batch), copy, statistics);
-    core->remote = remote;
+    core->remote = remote || in_processes(name);
     auto* object = reinterpret_cast<PyVectorCore*>(self);
     BESSEMER_CHECK(!object->core || !object->core->busy, Error,
                    "[env] another thread is stepping these environments");

@@ -38,7 +38,7 @@ struct VectorCore {
   std::vector<std::vector<float>> components;
   std::vector<int64_t> ids;
   bool busy = false;    // a thread steps the batch without the interpreter's lock
-  bool remote = false;  // served elsewhere: every call may wait
+  bool remote = false;  // in another process: every call may wait
   int64_t choices = 0;  // of the action mask
   std::unique_ptr<Canvas> canvas;
 

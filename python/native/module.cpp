@@ -18,6 +18,7 @@ PYBIND11_MODULE(_native, m) {
     if (!error) return;
     try {
       std::rethrow_exception(error);
+    } catch (const PythonError&) {  // Python's own, already set
     } catch (const bessemer::Error&) {
       set_python_error();
     }

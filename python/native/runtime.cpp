@@ -1,7 +1,13 @@
 // What the process uses: threads, instruction set, memory.
+#include <thread>
+
+#include "core/base/wait_check.h"
 #include "core/cpu/kernels.h"
 #include "core/tensor/storage.h"
 #include "python/native/arguments.h"
+#ifdef BESSEMER_HAS_WIRE
+#include "envs/server/python_host.h"
+#endif
 
 namespace bessemer::python {
 namespace {
@@ -49,6 +55,24 @@ PyMethodDef functions[] = {
 
 }  // namespace
 
-bool add_runtime(PyObject* module) { return PyModule_AddFunctions(module, functions) == 0; }
+bool add_runtime(PyObject* module) {
+  // The thread that imports the package is the one that Python gives signals to.
+  static const std::thread::id signalled = std::this_thread::get_id();
+  wait_check_hook() = [] {
+    if (std::this_thread::get_id() != signalled) return;
+    const PyGILState_STATE state = PyGILState_Ensure();
+    const bool raised = PyErr_CheckSignals() != 0;
+    PyGILState_Release(state);
+    if (raised) throw PythonError{};
+  };
+#ifdef BESSEMER_HAS_WIRE
+  // User code in other processes runs under the same interpreter.
+  PyObject* executable = PySys_GetObject("executable");
+  if (executable && PyUnicode_Check(executable)) {
+    set_host_interpreter(text_of(executable, "sys.executable"));
+  }
+#endif
+  return PyModule_AddFunctions(module, functions) == 0;
+}
 
 }  // namespace bessemer::python
