@@ -173,7 +173,7 @@ int command_env(const Arguments& arguments) {
 #endif
   if (words.size() == 2 && words[0] == "info") {
     const std::vector<std::string> ids = env_ids();
-    BESSEMER_CHECK(std::find(ids.begin(), ids.end(), words[1]) != ids.end(), UsageError,
+    BESSEMER_CHECK(in_processes(words[1]) || std::ranges::count(ids, words[1]) > 0, UsageError,
                    "there is no environment '", words[1], "'", did_you_mean(words[1], ids));
     const Spec& spec = env_spec(words[1]);
     if (json) {

@@ -7,7 +7,10 @@
 namespace bessemer {
 
 void EnvConfig::fields(FieldVisitor& v) {
-  v.field("id", id, {.doc = "environment, as `bessemer env list` names it"});
+  v.field("id", id,
+          {.doc = "environment, as `bessemer env list` names it, or a Gymnasium class as "
+                  "py:file.py:Class",
+           .path = true});
   v.used_by(kUsesControl);
   v.field("num", num, {.doc = "instances stepped together", .min = 1, .max = 1 << 20});
   v.used_by(kUsedByAll);

@@ -94,20 +94,20 @@ class PythonBatch final : public BatchBase {
  protected:
   struct Instance {
     int64_t process = 0;
-    bool waited = false;   // a frame is under way
-    bool fresh = true;     // built and not used since
-    std::string last;      // the last outcome, from the observation on
-    std::string answer;    // a frame that came
-    std::string lost;      // why its world is gone
+    bool waited = false;  // a frame is under way
+    bool fresh = true;    // built and not used since
+    std::string last;     // the last outcome, from the observation on
+    std::string answer;   // a frame that came
+    std::string lost;     // why its world is gone
   };
   struct Process {
     Process(std::string target, const HostOptions& options)
         : host(std::move(target), "env", options) {}
     HostProcess host;
     int64_t first = 0, instances = 0;
-    int starting = 0;               // answers of a restart that have not come
-    std::deque<int64_t> queue;      // environments whose answers are under way, in order
-    Clock::time_point due;          // of the first of them
+    int starting = 0;           // answers of a restart that have not come
+    std::deque<int64_t> queue;  // environments whose answers are under way, in order
+    Clock::time_point due;      // of the first of them
   };
 
   // Processes
@@ -509,12 +509,18 @@ std::unique_ptr<EnvBatch> scheme_make(const std::string& id, const BatchOptions&
 
 HostOptions take_host_options(Options& options, HostOptions host) {
   const std::vector<Option> known = {
-      {.name = "host_processes", .type = Option::Type::integer, .fallback = cat(host.processes),
-       .min = 0, .max = 4096},
+      {.name = "host_processes",
+       .type = Option::Type::integer,
+       .fallback = cat(host.processes),
+       .min = 0,
+       .max = 4096},
       {.name = "host_deadline", .fallback = cat(host.deadline), .min = 0.01, .max = 1e6},
       {.name = "host_start_deadline", .fallback = cat(host.start_deadline), .min = 0.1, .max = 1e6},
-      {.name = "host_memory", .type = Option::Type::integer, .fallback = cat(host.memory),
-       .min = 0, .max = 1 << 24}};
+      {.name = "host_memory",
+       .type = Option::Type::integer,
+       .fallback = cat(host.memory),
+       .min = 0,
+       .max = 1 << 24}};
   Options mine;
   std::erase_if(options, [&](const auto& item) {
     if (!item.first.starts_with("host_")) return false;

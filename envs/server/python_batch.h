@@ -1,6 +1,6 @@
 // Gymnasium environments written in Python as an EnvBatch: their instances live in worker
-// processes. An exception, a hang, a death, a wrong shape or a NaN reward makes the row a fault with
-// its reason; the others go on.
+// processes. An exception, a hang, a death, a wrong shape or a NaN reward makes the row a fault
+// with its reason; the others go on.
 #pragma once
 
 #include <memory>

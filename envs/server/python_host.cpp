@@ -28,7 +28,9 @@ std::string& interpreter_path() {
   return path;
 }
 
-bool executable(const std::string& path) { return !path.empty() && access(path.c_str(), X_OK) == 0; }
+bool executable(const std::string& path) {
+  return !path.empty() && access(path.c_str(), X_OK) == 0;
+}
 
 std::string in_path(const char* name) {
   const char* path = std::getenv("PATH");
@@ -46,8 +48,9 @@ std::string in_path(const char* name) {
 int script_fd() {
   const int fd = memfd_create("bessemer_host", MFD_CLOEXEC);
   const std::string_view text = kHostScript;
-  BESSEMER_CHECK(fd >= 0 && write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size()),
-                 IoError, "[host] memfd: ", strerror(errno));
+  BESSEMER_CHECK(
+      fd >= 0 && write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size()), IoError,
+      "[host] memfd: ", strerror(errno));
   lseek(fd, 0, SEEK_SET);
   return fd;
 }

@@ -27,7 +27,9 @@ try:
     import msgpack
     import numpy as np
 except ImportError as error:
-    sys.exit(f"{sys.executable} lacks {error.name}: Bessemer runs Python code with NumPy and msgpack")
+    sys.exit(
+        f"{sys.executable} lacks {error.name}: Bessemer runs Python code with NumPy and msgpack"
+    )
 
 # Where a space's dtype has no channel of its own, the next wider one carries it.
 DTYPES = {
@@ -316,7 +318,9 @@ class Environments:
         env = self.target(**arguments)
         for name in ("reset", "step", "observation_space", "action_space"):
             if not hasattr(env, name):
-                raise Unusable(f"{type(env).__name__} has no {name}: it is no Gymnasium environment")
+                raise Unusable(
+                    f"{type(env).__name__} has no {name}: it is no Gymnasium environment"
+                )
         return env
 
     def use(self, options):

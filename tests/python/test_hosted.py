@@ -88,7 +88,9 @@ def test_text():
     envs = hosted("Talk", 2)
     envs.reset()
     shown, reward, over, _, _ = envs.step(["hello", "bye"])
-    assert shown == ("HELLO", "BYE") and reward.tolist() == [5, 3] and over.tolist() == [False, True]
+    assert (
+        shown == ("HELLO", "BYE") and reward.tolist() == [5, 3] and over.tolist() == [False, True]
+    )
 
 
 MISBEHAVIOUR = {

@@ -35,7 +35,13 @@ class Walk(gymnasium.Env):
         self.at += int(action)
         self.drift = self.np_random.uniform()
         over = abs(self.at) >= self.length
-        return self.observe(), self.at / 2, over, False, {"drift": self.drift, "place": int(self.at)}
+        return (
+            self.observe(),
+            self.at / 2,
+            over,
+            False,
+            {"drift": self.drift, "place": int(self.at)},
+        )
 
     def render(self):
         return np.full((40, 60, 3), 7 * int(self.at), np.uint8)
