@@ -281,7 +281,7 @@ std::string HostProcess::answer(double seconds) {
   std::optional<std::string> frame = receive(host_deadline(seconds));
   if (!frame) {
     kill();
-    throw HostGone(cat("no answer within ", seconds, " s; its process was ended"));
+    throw HostGone(cat("no answer in time; its process was ended"));
   }
   if ((*frame)[0] != 'E') return *std::move(frame);
   const wire::Map error = wire::unpack(std::string_view(*frame).substr(1));

@@ -176,29 +176,3 @@ class Odd(gymnasium.Env):
 class Broken:
     def __init__(self):
         raise OSError("the disk is full")
-
-
-def lengths(completions, prompts, bonus=None, **columns):
-    extra = bonus or [0] * len(completions)
-    return [float(len(c)) + b for c, b in zip(completions, extra, strict=True)]
-
-
-def some_bad(completions, **columns):
-    values = [1.0, float("nan"), None, "x", 2]
-    return values[: len(completions)]
-
-
-def hangs(completions, **columns):
-    time.sleep(1000)
-
-
-def too_few(completions, **columns):
-    return [1.0]
-
-
-def raises(prompts, completions):
-    raise ZeroDivisionError(f"no reward for {completions[0]}")
-
-
-def dies(completions, **columns):
-    os._exit(9)
