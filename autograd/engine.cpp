@@ -147,7 +147,7 @@ class Pass {
         in[saved.slot] = retain_ || create_ ? saved.tensor : std::move(saved.tensor);
       } else {
         Tensor& slot = out[saved.slot - 16];
-        slot = saved.tensor.detach();
+        slot = retain_ || create_ ? saved.tensor.detach() : std::move(saved.tensor);
         if (create_) {
           // The saved output takes its place in the graph again, for second derivatives.
           slot.impl()->node = node;
@@ -159,6 +159,7 @@ class Pass {
     }
     const VjpContext context{node->attrs, in, out, grads_out, node->in_shapes, wants};
     info.vjp(context, grads_in);
+    for (Tensor& saved : out) saved = Tensor();  // one handed on as a gradient has one owner
     const bool broadcasts =
         node->in_shapes && (info.kind == Kind::binary || node->op == OpId::where);
     for (int i = 0; i < node->inputs; ++i) {

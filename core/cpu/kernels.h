@@ -64,6 +64,13 @@ struct AdamArgs {
   float lr, beta1, beta2, eps, weight_decay, correction1, correction2, grad_scale;
 };
 
+/// What a softmax over a row of logits z gives for one of its elements.
+struct TokenStats {
+  float max, log_sum;  // of z, of exp(z - max)
+  float log_prob;      // (z[target] - max) - log_sum
+  float entropy;       // -sum(p log p)
+};
+
 struct KernelTable {
   const char* isa;  // "baseline", "avx2", "avx512"
   int vector_floats;
@@ -99,6 +106,15 @@ struct KernelTable {
   /// (x - mean) / sqrt(var + eps) * weight + bias; saves mean and 1/std when the pointers are set.
   void (*layer_norm_rows)(int64_t rows, int64_t n, const float* x, const float* weight,
                           const float* bias, float eps, float* out, float* mean, float* rstd);
+  /// One token a row of z = raw * scale, rows `row_stride` apart: log_prob with the bits of
+  /// log_softmax_rows, entropy (where asked) with those of -sum(exp(l) * l) over its result.
+  void (*token_stats_rows)(int64_t rows, int64_t n, const float* raw, int64_t row_stride,
+                           float scale, const int64_t* targets, bool entropy, TokenStats* stats);
+  /// raw becomes its own gradient: dz = g_log_prob (onehot - p) - g_entropy p (log p + entropy),
+  /// d raw = dz * scale, d_scale[r] = sum(dz * raw). Null: a gradient that is 0, a sum not wanted.
+  void (*token_backward_rows)(int64_t rows, int64_t n, float* raw, int64_t row_stride, float scale,
+                              const int64_t* targets, const TokenStats* stats,
+                              const float* g_log_prob, const float* g_entropy, float* d_scale);
   double (*sum_squares)(int64_t n, const float* x);
   /// dx = g * act'(from the activation's output y), for Activation::relu, tanh, sigmoid.
   void (*activation_backward)(Activation, int64_t n, const float* y, const float* g, float* dx);

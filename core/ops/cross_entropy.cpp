@@ -1,7 +1,11 @@
 // The last layer of a decoder with its loss: log-probability and entropy of tokens from hidden
 // states, without the [T, V] logits (Wijmans et al. 2024, "Cut your losses"). Logits, log-softmax
 // and their order of sums are those of the rows `linear` and `log_softmax`.
+#include <algorithm>
+#include <vector>
+
 #include "core/ops/family.h"
+#include "core/ops/product.h"
 
 namespace bessemer {
 
@@ -23,15 +27,152 @@ void cross_entropy_decompose(const Tensor* const* in, const Attrs&, Tensor* out)
   out[1] = -sum(exp(log_p) * log_p, -1);
 }
 
+/// Logits of one block of tokens at a time: at most 24 MiB of them, 16 to 128 tokens. Where blocks
+/// lie follows from the shapes alone, so that the order in which dweight is summed does too.
+class LogitBlocks {
+ public:
+  LogitBlocks(const Tensor& x, const Tensor& weight)
+      : tokens_(x.size(0)), vocabulary_(weight.size(0)) {
+    constexpr int64_t kElements = 6 << 20, kLeast = 16, kMost = 128;
+    rows_ = std::clamp(kElements / vocabulary_ / kLeast * kLeast, kLeast, kMost);
+    // An odd number of cache lines: columns of the block, which dweight is made from, would
+    // otherwise share few sets of the cache.
+    stride_ = (vocabulary_ + 15) / 16 * 16;
+    if (stride_ / 16 % 2 == 0) stride_ += 16;
+    logits_ = Tensor::empty({std::min(rows_, tokens_), stride_});
+  }
+  /// body(first token, tokens, logits [tokens, stride()])
+  template <class Body>
+  void run(const Tensor& x, const Tensor& weight, Body&& body) {
+    // Few tokens read the weight once and profit from what the sampler packed; many pack parts of
+    // it on their way, rather than hold a second weight.
+    const bool keep = tokens_ < kKeepTokens;
+    for (int64_t first = 0; first < tokens_; first += rows_) {
+      const int64_t count = std::min(rows_, tokens_ - first);
+      const Tensor part = slice(x, 0, first, first + count);
+      product_forward(part, weight, keep, logits_.data<float>(), stride_);
+      body(first, count, part, logits_.data<float>());
+    }
+  }
+  int64_t stride() const { return stride_; }
+
+ private:
+  static constexpr int64_t kKeepTokens = 32;
+  int64_t tokens_, vocabulary_, rows_, stride_;
+  Tensor logits_;
+};
+
+/// body(first row, rows) over parts of `rows` rows, on all threads where there is work for them.
+template <class Body>
+void each_rows(int64_t rows, int64_t n, Body&& body) {
+  constexpr int64_t kWorthThreads = 1 << 16;
+  if (rows * n < kWorthThreads) return body(0, rows);
+  cpu::pool().run(rows, [&](int64_t r) { body(r, 1); });
+}
+
+/// Everything the float32 loops read.
+struct Inputs {
+  Tensor x, weight, targets;
+  float scale;
+  const int64_t* target;
+
+  Inputs(const Tensor& given_x, const Tensor& given_weight, const Tensor& given_targets,
+         const Tensor& inverse_temperature)
+      : x(given_x),
+        weight(given_weight),
+        targets(dense(given_targets)),
+        scale(inverse_temperature.defined() ? static_cast<float>(inverse_temperature.item()) : 1),
+        target(targets.data<int64_t>()) {
+    if (x.dtype() != Dtype::f32) {
+      weight = cast(x.dtype() == Dtype::bf16 ? cast(weight, Dtype::bf16) : weight, Dtype::f32);
+      x = cast(x, Dtype::f32);
+    }
+  }
+};
+
+void stats_of(const Inputs& in, int64_t first, int64_t count, const float* logits, int64_t stride,
+              bool entropy, cpu::TokenStats* stats) {
+  const int64_t n = in.weight.size(0);
+  each_rows(count, n, [&](int64_t r, int64_t rows) {
+    cpu::kernels().token_stats_rows(rows, n, logits + r * stride, stride, in.scale,
+                                    in.target + first + r, entropy, stats + first + r);
+  });
+}
+
 void cross_entropy_cpu(const Tensor* const* in, const Attrs& attrs, Tensor* out) {
   NoGrad guard;
-  cross_entropy_decompose(in, attrs, out);
+  if (in[0]->dtype() == Dtype::f64) return cross_entropy_decompose(in, attrs, out);
+  const Inputs inputs(*in[0], *in[1], *in[2], *in[3]);
+  const int64_t tokens = inputs.x.size(0);
+  std::vector<cpu::TokenStats> stats(static_cast<size_t>(tokens));
+  LogitBlocks blocks(inputs.x, inputs.weight);
+  blocks.run(inputs.x, inputs.weight,
+             [&](int64_t first, int64_t count, const Tensor&, const float* logits) {
+               stats_of(inputs, first, count, logits, blocks.stride(), true, stats.data());
+             });
+  for (int i = 0; i < 2; ++i) {
+    out[i] = Tensor::empty({tokens});
+    for (int64_t t = 0; t < tokens; ++t) {
+      const cpu::TokenStats& s = stats[static_cast<size_t>(t)];
+      out[i].data<float>()[t] = i == 0 ? s.log_prob : s.entropy;
+    }
+  }
+}
+
+/// What one pass over the blocks of logits gives, from gradients of log_prob and entropy ([T],
+/// contiguous float32, or undefined).
+struct Backward {
+  Tensor dx, dweight, dscale;
+  Tensor log_prob;
+};
+Backward backward_blocks(const Inputs& in, const Tensor& g_log_prob, const Tensor& g_entropy,
+                         bool want_x, bool want_weight, bool want_scale) {
+  const int64_t tokens = in.x.size(0), n = in.weight.size(0), width = in.x.size(1);
+  Backward out;
+  out.log_prob = Tensor::empty({tokens});
+  if (want_x) out.dx = Tensor::empty({tokens, width});
+  if (want_weight) out.dweight = tokens ? Tensor::empty({n, width}) : Tensor::zeros({n, width});
+  const Tensor slopes = want_scale ? Tensor::empty({tokens}) : Tensor();
+  std::vector<cpu::TokenStats> stats(static_cast<size_t>(tokens));
+  const auto at = [](const Tensor& x, int64_t i) {
+    return x.defined() ? x.data<float>() + i : nullptr;
+  };
+  LogitBlocks blocks(in.x, in.weight);
+  const int64_t stride = blocks.stride();
+  blocks.run(in.x, in.weight, [&](int64_t first, int64_t count, const Tensor& x, float* logits) {
+    stats_of(in, first, count, logits, stride, g_entropy.defined(), stats.data());
+    each_rows(count, n, [&](int64_t r, int64_t rows) {
+      const int64_t t = first + r;
+      cpu::kernels().token_backward_rows(rows, n, logits + r * stride, stride, in.scale,
+                                         in.target + t, stats.data() + t, at(g_log_prob, t),
+                                         at(g_entropy, t), at(slopes, t));
+    });
+    if (want_x)
+      product_input(count, logits, stride, in.weight, out.dx.data<float>() + first * width);
+    if (want_weight) product_weight(logits, stride, x, n, out.dweight.data<float>(), first > 0);
+  });
+  for (int64_t t = 0; t < tokens; ++t)
+    out.log_prob.data<float>()[t] = stats[static_cast<size_t>(t)].log_prob;
+  if (want_scale) out.dscale = sum(slopes);
+  return out;
 }
 
 /// With z = raw * s, l = log_softmax(z), p = exp(l), H = -sum(p l):
 ///   dz = g_log_prob (onehot - p) - g_entropy p (l + H),  d raw = dz s,  ds = sum(dz raw).
 void cross_entropy_vjp(const VjpContext& c, Tensor* grads) {
   const Tensor &x = c.in[0], &weight = c.in[1], &targets = c.in[2], &scale = c.in[3];
+  // While second derivatives are recorded, and in float64: the rows it stands for.
+  if (!(current_mode & kModeGrad) && x.dtype() != Dtype::f64) {
+    Tensor g[2];
+    for (int i = 0; i < 2; ++i)
+      if (c.grad[i].defined()) g[i] = dense(c.grad[i]);
+    const Backward b = backward_blocks(Inputs(x, weight, targets, scale), g[0], g[1], c.want(0),
+                                       c.want(1), c.want(3));
+    if (c.want(0)) grads[0] = cast(b.dx, x.dtype());
+    if (c.want(1)) grads[1] = cast(b.dweight, weight.dtype());
+    grads[3] = b.dscale;
+    return;
+  }
   const Tensor raw = raw_logits(x, weight);
   const Tensor log_p = log_softmax(scale.defined() ? raw * scale : raw), p = exp(log_p);
   Tensor dz = zeros_like(raw);
@@ -60,15 +201,29 @@ struct NllAttrs {
 void nll_cpu(const Tensor* const* in, const Attrs& attrs, Tensor* out) {
   NoGrad guard;
   const Tensor &x = *in[0], &weight = *in[1], &targets = *in[2], &token_weights = *in[3];
-  const auto [log_prob, entropy] = linear_cross_entropy(x, weight, targets, *in[4]);
-  out[2] = -sum(token_weights * log_prob);
   const auto& wanted = attrs.as<NllAttrs>();
-  const Tensor g[2] = {-token_weights, Tensor()}, inputs[4] = {x, weight, targets, *in[4]};
-  const auto wants = static_cast<uint8_t>(wanted.x | wanted.weight << 1);
-  Tensor grads[4];
-  if (wants) cross_entropy_vjp({attrs, inputs, nullptr, g, nullptr, wants}, grads);
-  out[0] = wanted.x ? grads[0] : Tensor::empty({0}, x.dtype());
-  out[1] = wanted.weight ? grads[1] : Tensor::empty({0}, weight.dtype());
+  Tensor log_prob;
+  if (!wanted.x && !wanted.weight) {
+    log_prob = linear_cross_entropy(x, weight, targets, *in[4])[0];
+  } else if (x.dtype() == Dtype::f64) {
+    log_prob = linear_cross_entropy(x, weight, targets, *in[4])[0];
+    const Tensor g[2] = {-token_weights, Tensor()}, inputs[4] = {x, weight, targets, *in[4]};
+    Tensor grads[4];
+    cross_entropy_vjp(
+        {attrs, inputs, nullptr, g, nullptr, static_cast<uint8_t>(wanted.x | wanted.weight << 1)},
+        grads);
+    out[0] = grads[0];
+    out[1] = grads[1];
+  } else {
+    Backward b = backward_blocks(Inputs(x, weight, targets, *in[4]), dense(-token_weights),
+                                 Tensor(), wanted.x, wanted.weight, false);
+    log_prob = b.log_prob;
+    if (wanted.x) out[0] = cast(b.dx, x.dtype());
+    if (wanted.weight) out[1] = cast(b.dweight, weight.dtype());
+  }
+  out[2] = -sum(token_weights * log_prob);
+  if (!wanted.x) out[0] = Tensor::empty({0}, x.dtype());
+  if (!wanted.weight) out[1] = Tensor::empty({0}, weight.dtype());
 }
 
 void nll_decompose(const Tensor* const* in, const Attrs&, Tensor* out) {

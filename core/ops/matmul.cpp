@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "core/ops/family.h"
+#include "core/ops/product.h"
 
 namespace bessemer {
 
@@ -154,8 +155,9 @@ std::mutex packing;
 constexpr int kPackedViews = 64;
 
 /// The weight in panels, packed once for each version of its storage and kept beside it. Null where
-/// it cannot be kept: others may write unseen, or too many views of one storage are packed already.
-const float* packed_weight(const Tensor& weight) {
+/// it cannot be kept (others may write unseen, or too many views of one storage are packed already)
+/// or is not there and `make` is false.
+const float* packed_weight(const Tensor& weight, bool make = true) {
   Storage& storage = *weight.impl()->storage;
   const int64_t n = weight.shape()[0], k = weight.shape()[1];
   if (storage.exposed) return nullptr;
@@ -181,6 +183,7 @@ const float* packed_weight(const Tensor& weight) {
   PackedWeight* entry = find();
   if (entry && std::atomic_ref(entry->version).load(std::memory_order_acquire) == version)
     return static_cast<const float*>(entry->data);
+  if (!make) return nullptr;
 
   std::lock_guard lock(packing);
   entry = find();
@@ -276,6 +279,19 @@ void linear_cpu(const Tensor* const* in, const Attrs& attrs, Tensor* out) {
   cpu::kernels().gemm(g, g.m * g.n * g.k * 2 > kParallelFlops ? &cpu::pool() : nullptr);
 }
 
+cpu::Gemm product(int64_t m, int64_t n, int64_t k, float* c, int64_t c_row) {
+  cpu::Gemm g;
+  g.m = m;
+  g.n = n;
+  g.k = k;
+  g.c = c;
+  g.c_row = c_row;
+  return g;
+}
+void run(const cpu::Gemm& g) {
+  cpu::kernels().gemm(g, g.m * g.n * g.k * 2 > kParallelFlops ? &cpu::pool() : nullptr);
+}
+
 void linear_vjp(const VjpContext& c, Tensor* grads) {
   const cpu::Activation activation = c.attrs.as<LinearAttrs>().activation;
   Tensor x = c.in[0], weight = c.in[1], g = c.grad[0];
@@ -341,6 +357,42 @@ void activation_backward_vjp(const VjpContext& c, Tensor* grads) {
 }
 
 }  // namespace
+
+void product_forward(const Tensor& x, const Tensor& weight, bool keep, float* out,
+                     int64_t out_row) {
+  cpu::Gemm g = product(x.size(0), weight.size(0), weight.size(1), out, out_row);
+  g.a = static_cast<const float*>(x.raw());
+  g.a_row = x.strides()[0];
+  g.a_col = x.strides()[1];
+  g.b_packed = packed_weight(weight, keep);
+  g.b = static_cast<const float*>(weight.raw());
+  g.b_row = weight.strides()[1];
+  g.b_col = weight.strides()[0];
+  run(g);
+}
+
+void product_input(int64_t rows, const float* g, int64_t g_row, const Tensor& weight, float* dx) {
+  cpu::Gemm p = product(rows, weight.size(1), weight.size(0), dx, weight.size(1));
+  p.a = g;
+  p.a_row = g_row;
+  p.b = static_cast<const float*>(weight.raw());
+  p.b_row = weight.strides()[0];
+  p.b_col = weight.strides()[1];
+  run(p);
+}
+
+void product_weight(const float* g, int64_t g_row, const Tensor& x, int64_t out, float* dweight,
+                    bool accumulate) {
+  cpu::Gemm p = product(out, x.size(1), x.size(0), dweight, x.size(1));
+  p.a = g;
+  p.a_row = 1;
+  p.a_col = g_row;
+  p.b = static_cast<const float*>(x.raw());
+  p.b_row = x.strides()[0];
+  p.b_col = x.strides()[1];
+  p.accumulate = accumulate;
+  run(p);
+}
 
 Tensor matmul(const Tensor& a, const Tensor& b) {
   const Dtype dtype = promote(a.dtype(), b.dtype());

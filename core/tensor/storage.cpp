@@ -5,20 +5,25 @@
 #include <mutex>
 #include <new>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "core/base/error.h"
 
 namespace bessemer {
 
 namespace {
 
-// Size classes: multiples of 64 up to 512, then four for each doubling up to 64 MiB. Blocks that
+// Size classes: multiples of 64 up to 512, then four for each doubling up to 512 MiB. Blocks that
 // leave use go to a list of the freeing thread, so that steady work allocates nothing.
 constexpr int kSmallClasses = 8;
-constexpr int kLastDoubling = 26;
+constexpr int kLastDoubling = 29;
 constexpr int kClasses = kSmallClasses + (kLastDoubling - 9) * 4;
 constexpr uint8_t kUnclassed = 255;
-constexpr size_t kLargeBlock = 1 << 20;
-constexpr int kLargeKept = 4;          // blocks kept a class from kLargeBlock on
+constexpr size_t kLargeBlock = 1 << 20, kHugeBlock = 64 << 20;
+constexpr int kLargeKept = 4, kHugeKept = 1;  // blocks kept a class from these sizes on
+constexpr size_t kHugePage = 2 << 20;
 constexpr size_t kCountedFrom = 4096;  // smaller blocks are not worth two atomic additions
 
 int class_of(size_t bytes) {
@@ -40,8 +45,15 @@ std::atomic<unsigned> stagger{0};
 void* system_allocate(size_t bytes) {
   const size_t shift =
       bytes >= kLargeBlock ? 4096 * (1 + stagger.fetch_add(1, std::memory_order_relaxed) % 15) : 64;
-  char* base = static_cast<char*>(std::aligned_alloc(64, (bytes + shift + 63) / 64 * 64));
+  const bool huge_pages = bytes >= 2 * kHugePage;
+  const size_t align = huge_pages ? kHugePage : 64,
+               size = (bytes + shift + align - 1) / align * align;
+  char* base = static_cast<char*>(std::aligned_alloc(align, size));
   if (!base) fail<MemoryError>("cannot allocate ", bytes, " bytes");
+#if defined(__linux__)
+  // Clearing 113 MiB of fresh 4 KiB pages took a fifth of a loss and its gradients.
+  if (huge_pages) madvise(base, size, MADV_HUGEPAGE);
+#endif
   char* block = base + shift;
   reinterpret_cast<void**>(block)[-1] = base;
   return block;
@@ -100,7 +112,9 @@ void* block_allocate(size_t bytes, uint8_t& size_class) {
 
 void block_free(void* block, uint8_t size_class) {
   if (size_class == kUnclassed || cache_gone ||
-      (class_bytes(size_class) >= kLargeBlock && cache.count[size_class] >= kLargeKept)) {
+      (class_bytes(size_class) >= kLargeBlock &&
+       cache.count[size_class] >=
+           (class_bytes(size_class) >= kHugeBlock ? kHugeKept : kLargeKept))) {
     system_free(block);
     return;
   }

@@ -3,6 +3,7 @@
 // (tests/python/test_ops.py).
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -92,6 +93,85 @@ TEST_CASE("sample_tokens refuses what is no distribution and no option") {
   CHECK_THROWS_AS(sample_tokens(floats({2, 3}, 1), floats({1}, 1, 0, 1), Tensor::ones({2}),
                                 longs({0, 0}), Tensor::ones({2})),
                   ValueError);
+}
+
+TEST_CASE("log_prob and entropy have the bits of the rows they stand for") {
+  for (const int64_t vocabulary : {2, 16, 100, 4099, 9000}) {
+    for (const bool scaled : {false, true}) {
+      const int64_t count = 150;
+      const Tensor x = floats({count, 24}, 1), weight = floats({vocabulary, 24}, 2);
+      const Tensor ids = tokens(count, vocabulary, 3);
+      const Tensor scale = scaled ? Tensor::scalar(1.37) : Tensor();
+      Tensor z = linear(x, weight);
+      if (scaled) z = z * scale;
+      const Tensor l = log_softmax(z), entropy = -sum(exp(l) * l, -1);
+      const Tensor log_prob = squeeze(gather(l, 1, unsqueeze(ids, 1)), 1);
+      const auto fused = linear_cross_entropy(x, weight, ids, scale);
+      CAPTURE(vocabulary);
+      CAPTURE(scaled);
+      CHECK(same_bits(fused[0], log_prob));
+      CHECK(same_bits(fused[1], entropy));
+      // Any batch of the tokens.
+      const auto one =
+          linear_cross_entropy(slice(x, 0, 140, 141), weight, slice(ids, 0, 140, 141), scale);
+      CHECK(same_bits(one[0], slice(log_prob, 0, 140, 141)));
+      CHECK(same_bits(one[1], slice(entropy, 0, 140, 141)));
+    }
+  }
+}
+
+TEST_CASE("blocks of logits give the gradients of the whole, for any number of threads") {
+  const int64_t count = 300, vocabulary = 90;
+  const Tensor x = testing::draw({count, 12}, 1), weight = testing::draw({vocabulary, 12}, 2);
+  const Tensor ids = tokens(count, vocabulary, 3), w = testing::draw({count}, 4, 0, 1);
+  const auto gradients_of = [&](Dtype dtype, bool entropy) {
+    std::vector<Tensor> leaves = {cast(x, dtype), cast(weight, dtype), Tensor::scalar(0.8, dtype)};
+    if (!entropy) leaves.pop_back();
+    for (Tensor& leaf : leaves) leaf = contiguous(leaf.detach());
+    for (const Tensor& leaf : leaves) set_requires_grad(leaf);
+    if (entropy) {
+      const auto [l, h] = linear_cross_entropy(leaves[0], leaves[1], ids, leaves[2]);
+      backward(sum(cast(w, dtype) * l) + sum(cast(w, dtype) * square(h)));
+    } else {
+      backward(linear_nll(leaves[0], leaves[1], ids, w));
+    }
+    std::vector<Tensor> out;
+    for (const Tensor& leaf : leaves) out.push_back(grad(leaf));
+    return out;
+  };
+  for (const bool entropy : {false, true}) {
+    const auto expected = gradients_of(Dtype::f64, entropy);
+    const auto got = gradients_of(Dtype::f32, entropy);
+    cpu::set_threads(2);
+    const auto threaded = gradients_of(Dtype::f32, entropy);
+    cpu::set_threads(1);
+    for (size_t i = 0; i < got.size(); ++i) {
+      CAPTURE(i);
+      CHECK(largest_difference(got[i], expected[i]) < 2e-5 * (1 + amax(abs(expected[i])).item()));
+      CHECK(same_bits(got[i], threaded[i]));
+    }
+  }
+}
+
+TEST_CASE("the logits are never held") {
+  const int64_t count = 1024, vocabulary = 16384, width = 8;
+  const Tensor x = floats({count, width}, 1), ids = tokens(count, vocabulary, 3);
+  Tensor weight = floats({vocabulary, width}, 2);
+  set_requires_grad(weight);
+  const MemoryStats before = memory_stats();
+  const Tensor loss = linear_nll(x, weight, ids, Tensor::ones({count}));
+  backward(loss);
+  // 64 MiB of logits; blocks of 128 tokens are 8.
+  CHECK(memory_stats().peak <= std::max(before.peak, before.current + (10 << 20)));
+}
+
+TEST_CASE("linear_nll has no second derivative and says so") {
+  const Tensor x = floats({3, 4}, 1), ids = tokens(3, 5, 3);
+  Tensor weight = floats({5, 4}, 2);
+  set_requires_grad(weight);
+  const Tensor loss = linear_nll(x, weight, ids, Tensor::ones({3}));
+  const std::array inputs{weight};
+  CHECK_THROWS_AS(gradients(std::array{loss}, inputs, {}, true, true), ValueError);
 }
 
 TEST_CASE("the sampler and the loss report the same bits") {

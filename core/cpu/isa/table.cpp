@@ -17,6 +17,7 @@ const KernelTable& table() {
     fill_products(t);
     fill_rows(t);
     fill_attention(t);
+    fill_cross_entropy(t);
     return t;
   }();
   return filled;
