@@ -53,7 +53,7 @@ int command_run(const Arguments& arguments) {
     return kExitOk;
   }
   const InterruptGuard guard;
-  Runner runner = default_runner(true);
+  Runner runner = default_runner(true, {"/proc/self/exe"});
   RunSummary summary;
   if (fork) {
     summary = runner.fork(*resume, words.overrides, force);

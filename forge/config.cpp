@@ -22,8 +22,6 @@ constexpr UnavailableKey kUnavailable[] = {
     {"env.token"},
     {"placement.mode", "processes"},
     {"placement.workers"},
-    {"placement.restarts"},
-    {"placement.lease"},
 };
 
 std::vector<RecipeWriter::Line> flat(const Recipe& recipe) {

@@ -4,6 +4,9 @@
 #include <cstdio>
 
 #include "envs/render/video.h"
+#ifdef BESSEMER_HAS_WIRE
+#include "forge/processes.h"
+#endif
 #include "forge/stage.h"
 #include "trainer/checkpoint.h"
 
@@ -39,11 +42,14 @@ void film_run(Algorithm& algorithm, const RunConfig& config, const std::string& 
 
 }  // namespace
 
-Runner default_runner(bool announce) {
+Runner default_runner(bool announce, std::vector<std::string> program) {
   Runner runner;
   runner.factory = make_algorithm;
   runner.video = film_run;
   runner.announce = announce;
+#ifdef BESSEMER_HAS_WIRE
+  runner.placement = local_placement(std::move(program));
+#endif
   return runner;
 }
 

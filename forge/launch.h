@@ -1,12 +1,16 @@
 // A Runner of the house: the trainer's algorithms, and films drawn by envs/render.
 #pragma once
 
+#include <string>
+#include <vector>
+
 #include "forge/runner.h"
 
 namespace bessemer {
 
-/// `announce`: progress and what happens, on stderr.
-Runner default_runner(bool announce);
+/// `announce`: progress and what happens, on stderr. `program`: how other processes of a run are
+/// started (forge/processes.h).
+Runner default_runner(bool announce, std::vector<std::string> program = {});
 
 /// The trained policy of a run folder or checkpoint: enough to judge it and to watch it.
 struct TrainedPolicy {

@@ -53,9 +53,9 @@ std::string title(const Recipe& recipe, int threads, const std::string& folder) 
 
 /// Makes the algorithm; what it refuses is reported where the recipe says it.
 std::unique_ptr<Algorithm> make_algorithm_of(const Recipe& recipe, const AlgorithmFactory& factory,
-                                             ThreadPool& pool) {
+                                             ThreadPool& pool, const SourceFactory& sources) {
   try {
-    return factory(recipe.run, pool, {});
+    return factory(recipe.run, pool, sources);
   } catch (const ValueError& error) {
     const std::string_view what = error.what();
     std::string where = recipe.where(what.substr(0, what.find_first_of(" :,")));
@@ -69,6 +69,13 @@ std::unique_ptr<Algorithm> make_algorithm_of(const Recipe& recipe, const Algorit
     }
     throw RecipeError(cat(where, what));
   }
+}
+
+std::unique_ptr<Placement> place(const Runner& runner, Recipe& recipe, const RunFolder& folder) {
+  if (!needs_processes(recipe)) return std::make_unique<Placement>();
+  BESSEMER_CHECK(runner.placement, RecipeError, recipe.where("placement"),
+                 "placement: this program starts no other processes");
+  return runner.placement(recipe, folder);
 }
 
 /// Traces this process while it lives, then joins what all processes of the run left.
@@ -99,10 +106,11 @@ class Session {
   Session(const Runner& runner, const Recipe& recipe, RunFolder folder)
       : runner_(runner),
         recipe_(recipe),
-        config_(recipe.run),
+        config_(recipe_.run),
         folder_(std::move(folder)),
         pool_(static_cast<int>(config_.placement.threads)),
-        algorithm_(make_algorithm_of(recipe, runner.factory, pool_)) {
+        placement_(place(runner, recipe_, folder_)),
+        algorithm_(make_algorithm_of(recipe_, runner.factory, pool_, placement_->sources())) {
     summary_.folder = folder_.root.string();
     summary_.threshold = algorithm_->spec().reward_threshold;
     serve_metrics();
@@ -132,6 +140,7 @@ class Session {
       const int64_t before = algorithm_->steps();
       Metrics metrics;
       iterate(metrics);
+      placement_->report(metrics);
       const int64_t after = algorithm_->steps();
       if (due(config_.eval.every, before, after)) {
         judge();
@@ -233,11 +242,12 @@ class Session {
   }
 
   const Runner& runner_;
-  const Recipe& recipe_;
+  Recipe recipe_;
   const RunConfig& config_;
   RunFolder folder_;
   std::optional<TraceScope> trace_;  // ends after all processes and threads below
   ThreadPool pool_;
+  std::unique_ptr<Placement> placement_;
   std::unique_ptr<Algorithm> algorithm_;
   int64_t first_step_ = 0;
   std::vector<std::unique_ptr<Sink>> sinks_;
@@ -267,6 +277,30 @@ Recipe single(const Recipe& recipe, int64_t seed, const RunFolder& folder) {
   one.out = folder.root.string();
   return one;
 }
+
+/// A run that begins in a new folder. What is wrong with the recipe is found before the folder is
+/// made; processes need the folder for their logs.
+struct Beginning {
+  std::unique_ptr<Session> session;
+  std::optional<RunLock> lock;
+
+  Beginning(const Runner& runner, const Recipe& recipe, const RunFolder& folder, bool force,
+            const fs::path& checkpoint = {}) {
+    const auto make = [&] {
+      session = std::make_unique<Session>(runner, recipe, folder);
+      if (!checkpoint.empty()) session->load(checkpoint);
+    };
+    const bool late = needs_processes(recipe);
+    if (late) {
+      make_plan(recipe, runner.factory);
+    } else {
+      make();
+    }
+    lock.emplace(create_run_folder(folder, force));
+    write_recipe(folder, recipe);
+    if (late) make();
+  }
+};
 
 /// Trains in `folder` from its last checkpoint, or from the start where there is none.
 RunSummary go_on(const Runner& runner, const Recipe& recipe, const RunFolder& folder,
@@ -319,7 +353,7 @@ Plan make_plan(const Recipe& recipe, const AlgorithmFactory& factory) {
   check_stop(recipe);
   const RunConfig& config = recipe.run;
   ThreadPool pool(static_cast<int>(config.placement.threads));
-  const std::unique_ptr<Algorithm> algorithm = make_algorithm_of(recipe, factory, pool);
+  const std::unique_ptr<Algorithm> algorithm = make_algorithm_of(recipe, factory, pool, {});
   Plan plan;
   plan.threads = pool.threads();
   plan.batch = config.rollout.steps * config.env.num;
@@ -367,10 +401,8 @@ RunSummary Runner::run(Recipe recipe, bool force) {
     write_recipe(folder, recipe);
     return run_seeds(*this, recipe, folder);
   }
-  Session session(*this, recipe, folder);
-  const RunLock lock = create_run_folder(folder, force);
-  write_recipe(folder, recipe);
-  return session.train(false, true);
+  const Beginning beginning(*this, recipe, folder, force);
+  return beginning.session->train(false, true);
 }
 
 RunSummary Runner::resume(const std::string& path, std::span<const std::string> overrides) {
@@ -406,13 +438,10 @@ RunSummary Runner::fork(const std::string& path, std::span<const std::string> ov
   const fs::path checkpoint = find_checkpoint(path);
   verify_checkpoint(checkpoint);
   const RunFolder folder{after.out};
-  Session session(*this, after, folder);
-  session.load(checkpoint);
-  const RunLock lock = create_run_folder(folder, force);
-  write_recipe(folder, after);
+  const Beginning beginning(*this, after, folder, force, checkpoint);
   write_text_file(folder.parent_recipe(),
                   cat("# forked from ", checkpoint.string(), ", a run of\n", before.yaml()));
-  return session.train(false, true);
+  return beginning.session->train(false, true);
 }
 
 fs::path find_checkpoint(const std::string& path) {

@@ -9,6 +9,7 @@
 
 #include "forge/config.h"
 #include "forge/evaluation.h"
+#include "forge/placement.h"
 #include "forge/run_folder.h"
 #include "trainer/algorithm.h"
 
@@ -47,8 +48,9 @@ struct RunSummary {
 
 struct Runner {
   AlgorithmFactory factory;
-  VideoMaker video;      // may be empty
-  bool announce = true;  // lines about what happens, on stderr
+  VideoMaker video;            // may be empty
+  PlacementFactory placement;  // may be empty: a recipe that needs other processes is refused
+  bool announce = true;        // lines about what happens, on stderr
 
   /// A new run. The folder is refused if it holds a run, unless `force`. Throws RecipeError,
   /// ValueError, IoError; NotFiniteError after a checkpoint of the last good state.

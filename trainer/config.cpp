@@ -38,7 +38,8 @@ void EnvConfig::fields(FieldVisitor& v) {
   v.field(
       "address", address,
       {.doc = "server that runs the environments (`bessemer env serve`), as tcp://127.0.0.1:5555; "
-              "null: this process"});
+              "null: this process",
+       .resume = true});
 }
 
 void ModelConfig::fields(FieldVisitor& v) {
@@ -218,6 +219,24 @@ void PlacementConfig::fields(FieldVisitor& v) {
            .max = 1 << 20,
            .resume = true});
   v.used_by(kUsedByAll);
+  v.used_by(kUsesControl);
+  v.field("server", server,
+          {.doc = "true: the environments run in a server process that this run starts, watches "
+                  "and restarts",
+           .resume = true});
+  v.used_by(kUsedByAll);
+  v.field("restarts", restarts,
+          {.doc = "how often a process of the run is started again when it keeps dying; one that "
+                  "ran for a minute begins anew",
+           .min = 0,
+           .max = 1e6,
+           .resume = true});
+  v.field("lease", lease,
+          {.doc = "seconds of silence after which a process counts as hung and is replaced, and "
+                  "that a server at env.address is waited for",
+           .min = 0.1,
+           .max = 3600,
+           .resume = true});
 }
 
 void CheckpointConfig::fields(FieldVisitor& v) {

@@ -90,6 +90,9 @@ struct PlacementConfig {
   std::string mode = "inline";
   int64_t threads = 0;        // 0 = all cores
   int64_t max_staleness = 0;  // policy versions; older experience is dropped
+  bool server = false;        // environments in a server of the run's own
+  int64_t restarts = 3;
+  double lease = 5;  // seconds
   void fields(FieldVisitor& v);
 };
 
