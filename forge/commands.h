@@ -16,6 +16,7 @@ int command_render(const Arguments& arguments);
 int command_env(const Arguments& arguments);
 int command_show(const Arguments& arguments);
 int command_doctor(const Arguments& arguments);
+int command_worker(const Arguments& arguments);  // needs the wire feature
 
 /// stdout is a terminal and NO_COLOR (no-color.org) is not set.
 bool colour_wanted();

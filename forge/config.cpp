@@ -14,14 +14,8 @@ namespace {
 
 /// Keys of the planned schema that nothing here can honour yet.
 constexpr UnavailableKey kUnavailable[] = {
-    {"device", "cuda"},
-    {"device", "cuda:0"},
-    {"device", "cuda:1"},
-    {"env.wrappers"},
-    {"env.keys"},
-    {"env.token"},
-    {"placement.mode", "processes"},
-    {"placement.workers"},
+    {"device", "cuda"}, {"device", "cuda:0"}, {"device", "cuda:1"},
+    {"env.wrappers"},   {"env.keys"},         {"env.token"},
 };
 
 std::vector<RecipeWriter::Line> flat(const Recipe& recipe) {

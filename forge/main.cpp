@@ -13,6 +13,7 @@ namespace {
 struct Entry {
   Command command;
   int (*run)(const Arguments&);
+  bool hidden = false;  // of no use to people
 };
 
 std::vector<Entry> command_table() {
@@ -68,13 +69,17 @@ std::vector<Entry> command_table() {
         "  serve without ids serves every environment; SIGTERM lets clients finish.\n"
         "  conform holds a server against docs/protocol.md."},
        command_env},
+#ifdef BESSEMER_HAS_WIRE
+      {{"worker", "ADDRESS NAME", "works for a run", {}}, command_worker, true},
+#endif
   };
 }
 
 int dispatch(std::span<const std::string> words) {
   const std::vector<Entry> table = command_table();
   std::vector<Command> commands;
-  for (const Entry& entry : table) commands.push_back(entry.command);
+  for (const Entry& entry : table)
+    if (!entry.hidden) commands.push_back(entry.command);
   if (words.empty() || words[0] == "--help" || words[0] == "-h" || words[0] == "help") {
     std::fputs(program_help(commands).c_str(), words.empty() ? stderr : stdout);
     return words.empty() ? kExitUsage : kExitOk;

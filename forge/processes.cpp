@@ -4,14 +4,17 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
+#include <map>
 #include <mutex>
 #include <thread>
 
 #include "core/base/trace.h"
 #include "envs/client/remote_batch.h"
 #include "forge/interrupt.h"
+#include "rollout/worker_source.h"
 
 namespace bessemer {
 
@@ -43,10 +46,44 @@ class LocalPlacement final : public Placement {
       : program_(find_program(std::move(program))),
         config_(recipe.run.placement),
         trace_(recipe.metrics.trace ? folder.spans().string() : ""),
-        controller_(launcher_, controller_options(folder), {}) {
+        controller_(launcher_, controller_options(folder), controller_events()) {
     if (config_.server) serve(recipe.run);
+    setup_ = recipe.yaml();
+    workers_ = recipe.run.worker_count();
+    processes_ = config_.mode != "inline";
   }
-  ~LocalPlacement() override { controller_.stop_all(kGrace); }
+  ~LocalPlacement() override {
+    if (WorkerHub* hub = hub_) hub->stop();
+    controller_.stop_all(kGrace);
+  }
+
+  SourceFactory sources() override {
+    if (!processes_) return {};
+    SourceFactory out;
+    out.samples = [this](const SourceRequest& request) {
+      return std::make_unique<WorkerSource>(start_workers(request), request.policy,
+                                            request.normalizer);
+    };
+    out.fragments = [this](const SourceRequest& request) {
+      return std::make_unique<WorkerFragments>(start_workers(request));
+    };
+    return out;
+  }
+
+  void report(Metrics& metrics) const override {
+    const WorkerHub* hub = hub_;
+    if (!hub) return;
+    double running = 0, restarts = 0, queued = 0;
+    for (const WorkerStatus& worker : hub->status()) {
+      running += worker.state != WorkerStatus::State::absent;
+      restarts += static_cast<double>(worker.restarts);
+      queued += static_cast<double>(worker.queued);
+      metrics.last(cat("workers/", worker.name, "/fps"), worker.steps_per_second);
+    }
+    metrics.last("workers/running", running);
+    metrics.last("workers/restarts", restarts);
+    metrics.last("workers/queued", queued);
+  }
 
   std::string failure() const override { return controller_.failure(); }
 
@@ -69,6 +106,38 @@ class LocalPlacement final : public Placement {
     spec.restart = restart;
     spec.restarts = config_.restarts;
     controller_.add(std::move(spec));
+  }
+
+  /// What the controller sees goes to the hub: it knows of deaths before any lease.
+  ControllerEvents controller_events() {
+    ControllerEvents events;
+    events.on_start = [this](const std::string& name, int pid, int64_t) { pids_[name] = pid; };
+    events.on_exit = [this](const std::string& name, const ChildStatus&) {
+      if (WorkerHub* hub = hub_) hub->lost(name, pids_[name]);
+    };
+    events.on_failure = [this](const std::string&, const std::string& text) {
+      if (WorkerHub* hub = hub_) hub->abandon(text);
+    };
+    return events;
+  }
+
+  WorkerHub& start_workers(const SourceRequest& request) {
+    WorkerHubOptions options;
+    options.workers = workers_;
+    options.shape = request.shape;
+    options.fragments = request.fragments;
+    options.lease = config_.lease;
+    options.weights_bytes = acting_weights(0, request.policy, request.normalizer).buffer.numel();
+    options.on_silent = [this](const std::string& name) {
+      controller_.kill(name, cat("silent for ", config_.lease, " s"));
+    };
+    owned_hub_ = std::make_unique<WorkerHub>(options, setup_);
+    hub_ = owned_hub_.get();
+    for (const std::string& name : owned_hub_->names()) {
+      start_actor(name, {"worker", owned_hub_->address(), name}, Restart::failure,
+                  {{kWorkerSecret, owned_hub_->secret()}});
+    }
+    return *owned_hub_;
   }
 
   /// The run's own server; returns once it answers.
@@ -99,9 +168,14 @@ class LocalPlacement final : public Placement {
 
   std::vector<std::string> program_;
   PlacementConfig config_;
-  std::string trace_;
+  std::string trace_, setup_;
+  int64_t workers_ = 0;
+  bool processes_ = false;
+  std::atomic<WorkerHub*> hub_{nullptr};  // what the controller's thread sees
+  std::map<std::string, int64_t> pids_;   // of the last start; the controller's thread's
   LocalLauncher launcher_;
   Controller controller_;
+  std::unique_ptr<WorkerHub> owned_hub_;  // its thread ends before the controller does
 };
 
 }  // namespace

@@ -10,6 +10,9 @@
 
 namespace bessemer {
 
+/// Environment variable that admits a worker to its run.
+inline constexpr const char* kWorkerSecret = "BESSEMER_WORKER_SECRET";
+
 /// A Placement of child processes that run this program's commands. `program` is how to start it,
 /// as {"/proc/self/exe"}; empty: $BESSEMER_PROGRAM, or `bessemer` in PATH.
 PlacementFactory local_placement(std::vector<std::string> program);

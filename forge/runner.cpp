@@ -193,6 +193,14 @@ class Session {
       const fs::path saved = checkpoint();
       throw NotFiniteError(cat("stopped after ", algorithm_->steps(), " steps: ", error.what(),
                                "; the last good state is ", saved.string()));
+    } catch (const IoError& error) {
+      // Processes of the run, or a server, are gone for good. Where everything stood before they
+      // went is known here.
+      if (config_.placement.mode == "inline") throw;
+      const fs::path saved = checkpoint();
+      throw IoError(cat("stopped after ", algorithm_->steps(), " steps: ", error.what(),
+                        "\nthe state before is ", saved.string(),
+                        "; go on with: ./bessemer run --resume ", folder_.root.string()));
     }
   }
 
@@ -370,6 +378,14 @@ Plan make_plan(const Recipe& recipe, const AlgorithmFactory& factory) {
        cat(config.trainer.algo, ", ", short_number(static_cast<double>(plan.parameters)),
            " parameters on ", recipe.device));
   line("threads", cat(plan.threads, " (placement.mode: ", config.placement.mode, ")"));
+  if (config.placement.mode != "inline") {
+    const int64_t workers = config.worker_count(), rows = config.env.num;
+    const int64_t most = (rows + workers - 1) / workers, threads = config.worker_threads();
+    line("workers", cat(workers, workers == 1 ? " process" : " processes", " of ", threads,
+                        threads == 1 ? " thread, " : " threads, ",
+                        rows % workers == 0 ? "" : cat(rows / workers, " or "), most,
+                        " instances each; lease ", config.placement.lease, " s"));
+  }
   line("rollout", cat(plan.batch, " samples = ", config.rollout.steps, " steps x ", config.env.num,
                       " instances"));
   line("updates", cat(config.trainer.epochs, " epochs x ", minibatches, " minibatches of ",

@@ -193,15 +193,4 @@ void Sampler::bootstrap() {
     rollout_.reward[cut_samples_[i]] += static_cast<float>(options_.gamma * values[i]);
 }
 
-std::optional<Fragment> SamplerFragments::take(double) {
-  Fragment out;
-  out.worker = "inline";
-  out.number = number_++;
-  out.version = version_;
-  sampler_->collect(version_, out.episodes);
-  out.rollout = sampler_->rollout();
-  samples_ += static_cast<uint64_t>(out.rollout.steps * out.rollout.rows);
-  return out;
-}
-
 }  // namespace bessemer

@@ -53,23 +53,4 @@ class Sampler final : public SampleSource {
   std::vector<float> cut_states_;
 };
 
-/// The asynchronous interface over one sampler of this process, which collects when it is asked:
-/// the policy is the trainer's own, so that what is published is in it already.
-class SamplerFragments final : public FragmentSource {
- public:
-  explicit SamplerFragments(std::unique_ptr<Sampler> sampler) : sampler_(std::move(sampler)) {}
-
-  void publish(const WeightSet& weights) override { version_ = weights.version; }
-  std::optional<Fragment> take(double seconds) override;
-  SampleCounts counts() const override { return {samples_, samples_, 0, {}}; }
-  SourceState state() const override { return sampler_->state(); }
-  void restore(const SourceState& state) override { sampler_->restore(state); }
-  int64_t memory_bytes() const override { return sampler_->memory_bytes(); }
-
- private:
-  std::unique_ptr<Sampler> sampler_;
-  int64_t version_ = 0;
-  uint64_t number_ = 0, samples_ = 0;
-};
-
 }  // namespace bessemer

@@ -1,6 +1,8 @@
 #include "trainer/config.h"
 
+#include <algorithm>
 #include <charconv>
+#include <thread>
 
 #include "core/base/error.h"
 
@@ -208,9 +210,22 @@ void EvalConfig::fields(FieldVisitor& v) {
 }
 
 void PlacementConfig::fields(FieldVisitor& v) {
-  v.field("mode", mode, {.doc = "where the work runs", .choices = {"inline"}, .resume = true});
+  v.field("mode", mode,
+          {.doc = "where experience is collected: in this process, or by workers in processes of "
+                  "their own; the bits of a synchronous run are the same",
+           .choices = {"inline", "processes"},
+           .resume = true});
   v.field("threads", threads,
-          {.doc = "worker threads; 0: one a core", .min = 0, .max = 4096, .resume = true});
+          {.doc = "threads that step environments, of all workers together; 0: one a core",
+           .min = 0,
+           .max = 4096,
+           .resume = true});
+  v.used_by(kUsesControl);
+  v.field("workers", workers,
+          {.doc = "worker processes, which share env.num; 0: one a core",
+           .min = 0,
+           .max = 1024,
+           .resume = true});
   v.used_by(kUsesAppo);
   v.field("max_staleness", max_staleness,
           {.doc = "policy versions that experience may lag behind; what is older is dropped and "
@@ -218,7 +233,6 @@ void PlacementConfig::fields(FieldVisitor& v) {
            .min = 0,
            .max = 1 << 20,
            .resume = true});
-  v.used_by(kUsedByAll);
   v.used_by(kUsesControl);
   v.field("server", server,
           {.doc = "true: the environments run in a server process that this run starts, watches "
@@ -270,6 +284,19 @@ void RunConfig::fields(FieldVisitor& v) {
   section("checkpoint", "what is kept on disk", checkpoint);
 }
 
+namespace {
+int64_t core_count() { return std::max<int64_t>(1, std::thread::hardware_concurrency()); }
+}  // namespace
+
+int64_t RunConfig::worker_count() const {
+  return placement.workers > 0 ? placement.workers : std::min(core_count(), env.num);
+}
+
+int64_t RunConfig::worker_threads() const {
+  const int64_t all = placement.threads > 0 ? placement.threads : core_count();
+  return std::max<int64_t>(1, all / worker_count());
+}
+
 uint32_t RunConfig::uses() const {
   const std::string& algo = trainer.algo;
   if (algo == "sft") return kUsesSft;
@@ -319,12 +346,17 @@ void RunConfig::check() const {
                  "trainer.batch_size is ", trainer.batch_size,
                  ": a recurrent minibatch holds whole sequences, at least rollout.steps = ",
                  rollout.steps, " samples (detail 35)");
+  BESSEMER_CHECK(placement.mode == "inline" || placement.workers <= env.num, ValueError,
+                 "placement.workers is ", placement.workers, ", but there are only ", env.num,
+                 " instances (env.num) to share");
   BESSEMER_CHECK(!model.sde || model.sde_sample_freq != 0, ValueError,
                  "model.sde_sample_freq must be -1 or positive");
 }
 
 void RunConfig::check_language() const {
   const uint32_t use = uses();
+  BESSEMER_CHECK(placement.mode == "inline", ValueError,
+                 "placement.mode is processes, but language models sample in this process");
   BESSEMER_CHECK(model.kind == "decoder", ValueError, "trainer.algo ", trainer.algo,
                  " trains language models: model.kind must be decoder, not ", model.kind);
   BESSEMER_CHECK(!init.from || !init.recipe, ValueError,

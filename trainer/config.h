@@ -87,10 +87,11 @@ struct EvalConfig {
 };
 
 struct PlacementConfig {
-  std::string mode = "inline";
-  int64_t threads = 0;        // 0 = all cores
-  int64_t max_staleness = 0;  // policy versions; older experience is dropped
-  bool server = false;        // environments in a server of the run's own
+  std::string mode = "inline";  // inline | processes
+  int64_t threads = 0;          // 0 = all cores
+  int64_t workers = 0;          // 0 = one a core
+  int64_t max_staleness = 0;    // policy versions; older experience is dropped
+  bool server = false;          // environments in a server of the run's own
   int64_t restarts = 3;
   double lease = 5;  // seconds
   void fields(FieldVisitor& v);
@@ -119,6 +120,10 @@ struct RunConfig {
   /// Rules between keys that need no environment (a minibatch larger than the rollout, ...);
   /// ValueError names the keys.
   void check() const;
+  /// Worker processes of placement.mode: processes.
+  int64_t worker_count() const;
+  /// Threads that step environments in each of them.
+  int64_t worker_threads() const;
   /// 16 hexadecimal digits of every key that a resumed run may not change (FNV-1a).
   std::string hash() const;
   /// The bit (Uses) of the algorithm that model.kind and trainer.algo name.

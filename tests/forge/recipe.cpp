@@ -149,12 +149,15 @@ TEST_CASE("recipe: types and ranges") {
         std::string::npos);
 }
 
+TEST_CASE("recipe: workers share the instances") {
+  CHECK(override_error("placement={mode: processes, workers: 1000}")
+            .find("placement.workers is 1000") != std::string::npos);
+  CHECK(override_error("placement.mode=processes").empty());
+}
+
 TEST_CASE("recipe: keys of later versions are refused as such") {
   CHECK(override_error("env.keys=server.key") ==
         "override 'env.keys=server.key': 'env.keys' is not available in this version");
-  CHECK(override_error("placement.mode=processes") ==
-        "override 'placement.mode=processes': 'placement.mode: processes' is not available in this "
-        "version");
   CHECK(override_error("device=cuda") ==
         "override 'device=cuda': 'device: cuda' is not available in this version");
 }

@@ -98,7 +98,8 @@ def test_wrong_words_exit_with_2():
         (["env.num=0"], "'env.num' must be at least 1"),
         (["env.id=CartPol-v1"], "did you mean 'CartPole-v1'?"),
         (["env.options.wind=true"], "no option 'wind'"),
-        (["placement.mode=processes"], "is not available in this version"),
+        (["placement.mode=process"], "did you mean 'processes'?"),
+        (["env.keys=server.key"], "is not available in this version"),
         (["trainer.batch_size=100000"], "trainer.batch_size"),
         (["trainer.stop.eval/mean_reward=1"], "'eval.every' is above 0"),
     ],
@@ -123,6 +124,9 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
     text = bessemer("run", CARTPOLE, "--dry-run", "placement.threads=2", cwd=tmp_path).stdout
     for word in ("threads       2", "256 samples", "parameters", "memory", "staleness"):
         assert word in text
+    words = ["placement={mode: processes, workers: 3, threads: 3}"]
+    text = bessemer("run", CARTPOLE, "--dry-run", *words, cwd=tmp_path).stdout
+    assert "workers       3 processes of 1 thread, 2 or 3 instances each; lease 5 s" in text
     assert list(tmp_path.iterdir()) == []
 
 

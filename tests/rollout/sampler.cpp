@@ -1,4 +1,5 @@
 #include "rollout/sampler.h"
+#include "rollout/inline_fragments.h"
 
 #include <doctest/doctest.h>
 #include <cstring>
@@ -248,7 +249,7 @@ TEST_CASE("one sampler by turns is an asynchronous source with balanced books") 
   SamplerOptions options;
   options.steps = 5;
   Rig rig(toys(test::clock_toy(3, false), 2), options);
-  SamplerFragments source(std::move(rig.sampler));
+  InlineFragments source(std::move(rig.sampler));
   source.publish(make_weights(4, {}));
   const std::optional<Fragment> first = source.take(0), second = source.take(0);
   CHECK(first->version == 4);
