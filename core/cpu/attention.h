@@ -37,4 +37,26 @@ struct Attend {
   int64_t statistics_head;
 };
 
+/// Tokens [first, first + count) of a packed batch.
+struct TokenRange {
+  int64_t first, count;
+};
+
+/// The gradient, with the m and 1 / l that the forward pass kept. For a query i and a key j it sees
+///   s = as above;  p = e(s - m) * (1 / l);  dp = one chain over the D elements of g[i] and v[j]
+///   ds = p * (dp - delta[i]),  delta = g[i] · out[i] over 16 lanes and the halving tree
+/// dq[i] is one chain over its keys, ascending, of ds and k[j], then times scale. dk[j] and dv[j]
+/// are sums over the segments that see the key and their heads, in this order, of one chain each
+/// over the segment's queries of ds and q[i] * scale, and of p and g[i].
+struct AttendBackward {
+  int64_t tokens, heads, kv_heads, dim;
+  float scale;
+  const float *q, *g, *out;        // [tokens][heads][dim]
+  const float *k, *v;              // [tokens][kv_heads][dim]
+  const float *max, *inverse;      // [heads][tokens]
+  float *rows_q, *rows_g, *delta;  // scratch: twice [heads][tokens][dim up to 16], [heads][tokens]
+  float* rows_dq;                  // scratch, as rows_q
+  float *dq, *dk, *dv;             // results as q and k; dk and dv begin as 0
+};
+
 }  // namespace bessemer::cpu

@@ -16,6 +16,8 @@
 namespace bessemer::cpu {
 
 struct Attend;  // core/cpu/attention.h
+struct AttendBackward;
+struct TokenRange;
 
 /// n elements; `step_*` is the distance between elements of an operand: 1, 0 (one value for all),
 /// or any other stride in elements. `out` has its own stride.
@@ -123,6 +125,12 @@ struct KernelTable {
   /// Queries [first, end) of a sequence against all keys they see, for the heads that share
   /// `kv_head`. How queries are divided into calls changes no bit.
   void (*attend)(const Attend&, int64_t kv_head, int64_t first, int64_t end);
+  /// Fills the scratch of tokens [first, end); all tokens come before attend_backward.
+  void (*attend_backward_rows)(const AttendBackward&, int64_t first, int64_t end);
+  /// All gradients of a segment (family[0]) and of the segments whose prefix it is, for the heads
+  /// that share `kv_head`.
+  void (*attend_backward)(const AttendBackward&, const TokenRange* family, int64_t members,
+                          int64_t kv_head);
 };
 
 /// The chosen table: the widest this machine has, or BESSEMER_ISA=baseline|avx2|avx512 (an

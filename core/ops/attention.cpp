@@ -141,7 +141,7 @@ void attention_decompose(const Tensor* const* in, const Attrs& attrs, Tensor* ou
 
 /// dV = Pᵀ g, dS = P (g Vᵀ - sum(P g Vᵀ)), dQ = dS K, dK = dSᵀ Q, where P is the softmax; a
 /// prefix gathers what its continuations give it.
-void attention_vjp(const VjpContext& c, Tensor* grads) {
+void gradients_from_primitives(const VjpContext& c, Tensor* grads) {
   const Tensor &q = c.in[0], &k = c.in[1], &v = c.in[2], &g = c.grad[0];
   const double scale = c.attrs.as<AttentionAttrs>().scale;
   const auto segments = read_segments("attention", c.in[3], q.size(0));
@@ -167,6 +167,16 @@ void attention_vjp(const VjpContext& c, Tensor* grads) {
   if (c.want(2)) grads[2] = concat(dv, 0);
 }
 
+/// The kernel where nothing more is asked; rows that can be differentiated again otherwise.
+void attention_vjp(const VjpContext& c, Tensor* grads) {
+  if (c.in[0].dtype() == Dtype::f64 || current_mode & kModeGrad)
+    return gradients_from_primitives(c, grads);
+  TensorTriple found = attention_backward(c.grad[0], c.in[0], c.in[1], c.in[2], c.in[3], c.out[0],
+                                          c.out[1], c.attrs.as<AttentionAttrs>().scale);
+  for (int i = 0; i < 3; ++i)
+    if (c.want(i)) grads[i] = std::move(found[static_cast<size_t>(i)]);
+}
+
 // --- the kernel ---------------------------------------------------------------------------------
 /// Keys and values of a packed batch as pages, and the pages of each segment. Segments share the
 /// whole blocks of their prefix; a block that holds a prefix's end and a segment's beginning is
@@ -188,21 +198,27 @@ struct PageTokens {
 void fill_page(const PageTokens& tokens, const Tensor& k, const Tensor& v, int64_t page,
                const PackedPages& pages) {
   const int64_t heads = k.shape()[1], dim = k.shape()[2], block = cpu::kKeyBlock;
-  const int64_t filled = tokens.prefix_count + tokens.count;
+  const int64_t filled = tokens.prefix_count + tokens.count, row = heads * dim;
+  std::vector<float> gathered;
+  if (tokens.prefix_count > 0 && tokens.count > 0)
+    gathered.resize(static_cast<size_t>(filled * dim));
   for (int64_t head = 0; head < heads; ++head) {
     float* to_k = pages.k.data<float>() + (page * heads + head) * dim * block;
     float* to_v = pages.v.data<float>() + (page * heads + head) * dim * block;
-    for (int64_t place = 0; place < block; ++place) {
-      if (place >= filled) {
-        for (int64_t d = 0; d < dim; ++d) to_k[d * block + place] = to_v[place * dim + d] = 0;
-        continue;
-      }
-      const int64_t from = (tokens.token(place) * heads + head) * dim;
-      const float* from_k = k.data<float>() + from;
-      for (int64_t d = 0; d < dim; ++d) to_k[d * block + place] = from_k[d];
-      std::memcpy(to_v + place * dim, v.data<float>() + from,
-                  static_cast<size_t>(dim) * sizeof(float));
+    const auto keys = [&](int64_t place) {
+      return k.data<float>() + tokens.token(place) * row + head * dim;
+    };
+    if (gathered.empty()) {
+      cpu::kernels().pack_b(dim, filled, keys(0), 1, row, to_k);
+    } else {
+      for (int64_t place = 0; place < filled; ++place)
+        std::copy_n(keys(place), dim, gathered.data() + place * dim);
+      cpu::kernels().pack_b(dim, filled, gathered.data(), 1, dim, to_k);
     }
+    for (int64_t place = 0; place < filled; ++place)
+      std::copy_n(v.data<float>() + tokens.token(place) * row + head * dim, dim,
+                  to_v + place * dim);
+    std::fill(to_v + filled * dim, to_v + block * dim, 0.0f);
   }
 }
 
@@ -243,6 +259,7 @@ PackedPages pack_pages(const Tensor& k, const Tensor& v, const std::vector<Segme
 /// Row-major float32: the tensor itself, or a widened copy.
 Tensor wide(const Tensor& x) { return dense(x.dtype() == Dtype::f32 ? x : cast(x, Dtype::f32)); }
 
+/// out[1], for the backward pass: m and 1 / l of each head and token, [2, Hq, T] (none in float64).
 void attention_cpu(const Tensor* const* in, const Attrs& attrs, Tensor* out) {
   NoGrad guard;
   const Tensor& given = *in[0];
@@ -250,10 +267,12 @@ void attention_cpu(const Tensor* const* in, const Attrs& attrs, Tensor* out) {
   const auto segments = read_segments("attention", *in[3], tokens);
   if (given.dtype() == Dtype::f64) {
     attention_decompose(in, attrs, out);
+    out[1] = Tensor::empty({2, heads, 0}, Dtype::f64);
     return;
   }
   const Tensor q = wide(given), k = wide(*in[1]), v = wide(*in[2]);
-  *out = Tensor::empty(given.sizes(), Dtype::f32);
+  out[0] = Tensor::empty(given.sizes(), Dtype::f32);
+  out[1] = Tensor::empty({2, heads, tokens}, Dtype::f32);
   const PackedPages pages = pack_pages(k, v, segments);
   std::vector<Attended> sequences;
   for (size_t i = 0; i < segments.size(); ++i) {
@@ -264,41 +283,123 @@ void attention_cpu(const Tensor* const* in, const Attrs& attrs, Tensor* out) {
     a.dim = dim;
     a.scale = static_cast<float>(attrs.as<AttentionAttrs>().scale);
     a.q = q.data<float>() + s.first * heads * dim;
-    a.out = out->data<float>() + s.first * heads * dim;
+    a.out = out[0].data<float>() + s.first * heads * dim;
     a.position = s.before;
     a.table = pages.table.data() + pages.start[i];
     a.k_pages = pages.k.raw();
     a.v_pages = pages.v.raw();
+    a.max = out[1].data<float>() + s.first;
+    a.inverse = a.max + heads * tokens;
+    a.statistics_head = tokens;
     sequences.push_back({a, s.count});
   }
   attend_all(sequences);
-  if (given.dtype() != Dtype::f32) *out = cast(*out, given.dtype());
+  if (given.dtype() != Dtype::f32) out[0] = cast(out[0], given.dtype());
+}
+
+void attention_backward_cpu(const Tensor* const* in, const Attrs& attrs, Tensor* out) {
+  NoGrad guard;
+  const Tensor g = wide(*in[0]), q = wide(*in[1]), k = wide(*in[2]), v = wide(*in[3]);
+  const Tensor y = wide(*in[5]), statistics = wide(*in[6]);
+  const int64_t tokens = q.shape()[0], heads = q.shape()[1], dim = q.shape()[2];
+  const auto segments = read_segments("attention_backward", *in[4], tokens);
+  out[0] = Tensor::empty(q.sizes());
+  out[1] = Tensor::zeros(k.sizes());
+  out[2] = Tensor::zeros(v.sizes());
+  const Tensor rows = Tensor::empty({3, heads, tokens, (dim + 15) / 16 * 16});
+  const Tensor delta = Tensor::empty({heads, tokens});
+  cpu::AttendBackward a{};
+  a.tokens = tokens;
+  a.heads = heads;
+  a.kv_heads = k.shape()[1];
+  a.dim = dim;
+  a.scale = static_cast<float>(attrs.as<AttentionAttrs>().scale);
+  a.q = q.data<float>();
+  a.g = g.data<float>();
+  a.out = y.data<float>();
+  a.k = k.data<float>();
+  a.v = v.data<float>();
+  a.max = statistics.data<float>();
+  a.inverse = a.max + heads * tokens;
+  a.rows_q = rows.data<float>();
+  a.rows_g = a.rows_q + rows.numel() / 3;
+  a.rows_dq = a.rows_g + rows.numel() / 3;
+  a.delta = delta.data<float>();
+  a.dq = out[0].data<float>();
+  a.dk = out[1].data<float>();
+  a.dv = out[2].data<float>();
+
+  // A family: a segment without prefix and those that continue it.
+  std::vector<std::vector<cpu::TokenRange>> families;
+  std::vector<size_t> family_of(segments.size());
+  for (size_t s = 0; s < segments.size(); ++s) {
+    const bool root = segments[s].prefix < 0;
+    family_of[s] = root ? families.size() : family_of[static_cast<size_t>(segments[s].prefix)];
+    if (root) families.emplace_back();
+    families[family_of[s]].push_back({segments[s].first, segments[s].count});
+  }
+  const cpu::KernelTable& kernels = cpu::kernels();
+  constexpr int64_t kTokens = 64;
+  cpu::pool().run((tokens + kTokens - 1) / kTokens, [&](int64_t part) {
+    kernels.attend_backward_rows(a, part * kTokens, std::min(tokens, (part + 1) * kTokens));
+  });
+  cpu::pool().run(static_cast<int64_t>(families.size()) * a.kv_heads, [&](int64_t task) {
+    const auto& family = families[static_cast<size_t>(task / a.kv_heads)];
+    kernels.attend_backward(a, family.data(), static_cast<int64_t>(family.size()),
+                            task % a.kv_heads);
+  });
+  for (int i = 0; i < 3; ++i)
+    if (in[i + 1]->dtype() != Dtype::f32) out[i] = cast(out[i], in[i + 1]->dtype());
+}
+
+void check_operands(const char* op, const Tensor& q, const Tensor& k, const Tensor& v) {
+  for (const Tensor* x : {&k, &v}) {
+    BESSEMER_CHECK(dtype_is_float(x->dtype()), TypeError, "[", op, "] needs floating tensors, ",
+                   x == &k ? "k" : "v", " is ", dtype_name(x->dtype()));
+  }
+  BESSEMER_CHECK(q.ndim() == 3 && k.ndim() == 3 && k.sizes() == v.sizes() &&
+                     q.shape()[0] == k.shape()[0] && q.shape()[2] == k.shape()[2],
+                 ValueError, "[", op, "] q ", q.shape(), ", k ", k.shape(), " and v ", v.shape(),
+                 " do not fit; expected (tokens, heads, size) with equal tokens and size");
+  check_heads(op, q, k.shape()[1]);
 }
 
 }  // namespace
 
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& segments,
                  double scale) {
-  for (const Tensor* x : {&k, &v}) {
-    BESSEMER_CHECK(dtype_is_float(x->dtype()), TypeError, "[attention] needs floating tensors, ",
-                   x == &k ? "k" : "v", " is ", dtype_name(x->dtype()));
-  }
-  BESSEMER_CHECK(q.ndim() == 3 && k.ndim() == 3 && k.sizes() == v.sizes() &&
-                     q.shape()[0] == k.shape()[0] && q.shape()[2] == k.shape()[2],
-                 ValueError, "[attention] q ", q.shape(), ", k ", k.shape(), " and v ", v.shape(),
-                 " do not fit; expected (tokens, heads, size) with equal tokens and size");
-  check_heads("attention", q, k.shape()[1]);
+  check_operands("attention", q, k, v);
   const Dtype dtype = promote(promote(q.dtype(), k.dtype()), v.dtype());
   if (q.dtype() != dtype || k.dtype() != dtype || v.dtype() != dtype)
     return attention(cast(q, dtype), cast(k, dtype), cast(v, dtype), segments, scale);
-  return apply(OpId::attention, Attrs::of(AttentionAttrs{attention_scale(scale, q.shape()[2])}), q,
-               k, v, whole_numbers("attention", "segments", segments));
+  const AttentionAttrs attrs{attention_scale(scale, q.shape()[2])};
+  return apply_many<2>(OpId::attention, Attrs::of(attrs), q, k, v,
+                       whole_numbers("attention", "segments", segments))[0];
+}
+
+TensorTriple attention_backward(const Tensor& g, const Tensor& q, const Tensor& k, const Tensor& v,
+                                const Tensor& segments, const Tensor& out, const Tensor& statistics,
+                                double scale) {
+  check_operands("attention_backward", q, k, v);
+  for (const Tensor* x : {&g, &q, &k, &v, &out, &statistics}) {
+    BESSEMER_CHECK(dtype_is_float(x->dtype()) && x->dtype() != Dtype::f64, TypeError,
+                   "[attention_backward] needs float32 or half tensors, got ",
+                   dtype_name(x->dtype()));
+  }
+  BESSEMER_CHECK(g.sizes() == q.sizes() && out.sizes() == q.sizes() &&
+                     statistics.sizes() == Shape({2, q.shape()[1], q.shape()[0]}),
+                 ValueError, "[attention_backward] g ", g.shape(), ", out ", out.shape(),
+                 " and statistics ", statistics.shape(), " do not fit q ", q.shape());
+  const AttentionAttrs attrs{attention_scale(scale, q.shape()[2])};
+  return apply_many<3>(OpId::attention_backward, Attrs::of(attrs), g, q, k, v,
+                       whole_numbers("attention_backward", "segments", segments), out, statistics);
 }
 
 constexpr OpInfo BESSEMER_ROW(attention) = {
     .name = "attention",
     .inputs = 4,
-    .saves = kSaveIn0 | kSaveIn1 | kSaveIn2 | kSaveIn3,
+    .outputs = 2,
+    .saves = kSaveIn0 | kSaveIn1 | kSaveIn2 | kSaveIn3 | kSaveOut0 | kSaveOut1,
     .vjp = attention_vjp,
     .cpu = attention_cpu,
     .decompose = attention_decompose,
@@ -309,5 +410,7 @@ constexpr OpInfo BESSEMER_ROW(attention) = {
         "scale=0.7), "
         "dict(q=R(45, 2, 18), k=R(45, 1, 18), v=R(45, 1, 18), segments=S((0, -1), (34, 0))), "
         "dict(q=R(0, 2, 4), k=R(0, 2, 4), v=R(0, 2, 4), segments=S())]"};
+constexpr OpInfo BESSEMER_ROW(attention_backward) = {
+    .name = "attention_backward", .inputs = 7, .outputs = 3, .cpu = attention_backward_cpu};
 
 }  // namespace bessemer

@@ -55,7 +55,7 @@ enum : uint16_t {
   kSaveOut1 = 32,
   kSaveShapes = 64,  // the gradient asks VjpContext::in_shape
 };
-inline constexpr int kMaxInputs = 6;
+inline constexpr int kMaxInputs = 7;
 inline constexpr int kMaxOutputs = 3;
 
 /// What a gradient rule sees. Undefined tensors stand for what was not saved.
@@ -73,8 +73,9 @@ struct VjpContext {
 /// differentiated, traced and called twice with different `wants`.
 using Vjp = void (*)(const VjpContext& context, Tensor* grads);
 
-/// What an operation with two outputs returns.
+/// What an operation with two or three outputs returns.
 using TensorPair = std::array<Tensor, 2>;
+using TensorTriple = std::array<Tensor, 3>;
 
 struct OpInfo {
   const char* name = "";

@@ -15,6 +15,7 @@ from bessemer._native import argmax as argmax
 from bessemer._native import argmin as argmin
 from bessemer._native import argsort as argsort
 from bessemer._native import attention as attention
+from bessemer._native import attention_backward as attention_backward
 from bessemer._native import attention_paged as attention_paged
 from bessemer._native import available_isas as available_isas
 from bessemer._native import cast as cast

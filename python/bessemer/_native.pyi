@@ -232,6 +232,16 @@ class Tensor:
     def attention(
         self, k: TensorLike, v: TensorLike, segments: TensorLike, scale: float = 0.0
     ) -> Tensor: ...
+    def attention_backward(
+        self,
+        q: TensorLike,
+        k: TensorLike,
+        v: TensorLike,
+        segments: TensorLike,
+        out: TensorLike,
+        statistics: TensorLike,
+        scale: float = 0.0,
+    ) -> tuple[Tensor, Tensor]: ...
     def attention_paged(
         self,
         k_pages: TensorLike,
@@ -397,6 +407,16 @@ def sample_tokens(
 def attention(
     q: TensorLike, k: TensorLike, v: TensorLike, segments: TensorLike, scale: float = 0.0
 ) -> Tensor: ...
+def attention_backward(
+    g: TensorLike,
+    q: TensorLike,
+    k: TensorLike,
+    v: TensorLike,
+    segments: TensorLike,
+    out: TensorLike,
+    statistics: TensorLike,
+    scale: float = 0.0,
+) -> tuple[Tensor, Tensor]: ...
 def attention_paged(
     q: TensorLike,
     k_pages: TensorLike,

@@ -58,9 +58,13 @@ float weight(float x) {
   return y;
 }
 
+struct DefinedRow {
+  std::vector<float> out;
+  float max, inverse;
+};
 /// core/cpu/attention.h word for word, for one query over the given tokens' keys.
-std::vector<float> defined_row(const float* q, const Tensor& k, const Tensor& v, int64_t head,
-                               const std::vector<int64_t>& keys, float scale) {
+DefinedRow defined_row(const float* q, const Tensor& k, const Tensor& v, int64_t head,
+                       const std::vector<int64_t>& keys, float scale) {
   const int64_t dim = k.size(2), heads = k.size(1), count = static_cast<int64_t>(keys.size());
   const auto at = [&](const Tensor& x, int64_t j, int64_t d) {
     return x.data<float>()[(keys[static_cast<size_t>(j)] * heads + head) * dim + d];
@@ -89,7 +93,7 @@ std::vector<float> defined_row(const float* q, const Tensor& k, const Tensor& v,
     for (int i = 0; i < half; ++i) l[i] += l[i + half];
   const float inverse = 1.0f / l[0];
   for (float& x : o) x *= inverse;
-  return o;
+  return {o, m, inverse};
 }
 
 /// The tokens that each token of a packed batch sees, in order.
@@ -121,7 +125,7 @@ Tensor defined_attention(const Tensor& q, const Tensor& k, const Tensor& v,
       const int64_t at = (t * heads + h) * dim;
       const auto row =
           defined_row(q.data<float>() + at, k, v, h / group, seen[static_cast<size_t>(t)], scale);
-      std::copy(row.begin(), row.end(), out.data<float>() + at);
+      std::copy(row.out.begin(), row.out.end(), out.data<float>() + at);
     }
   return out;
 }
@@ -129,6 +133,63 @@ Tensor defined_attention(const Tensor& q, const Tensor& k, const Tensor& v,
 struct Packed {
   Tensor q, k, v, segments;
 };
+
+/// AttendBackward's comment word for word.
+std::vector<Tensor> defined_gradients(const Packed& in, const Tensor& out, const Tensor& g) {
+  const int64_t tokens = in.q.size(0), heads = in.q.size(1), dim = in.q.size(2);
+  const int64_t kv_heads = in.k.size(1), group = heads / kv_heads, count = in.segments.size(0);
+  const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(dim)));
+  const auto seen = seen_tokens(in.segments, tokens);
+  const Tensor dq = Tensor::zeros(in.q.sizes()), dk = Tensor::zeros(in.k.sizes());
+  const Tensor dv = Tensor::zeros(in.v.sizes());
+  std::vector<float> chain_k(static_cast<size_t>(tokens * dim)), chain_v(chain_k.size());
+  for (int64_t s = 0; s < count; ++s) {
+    const int64_t* row = in.segments.data<int64_t>() + 2 * s;
+    const int64_t end = s + 1 < count ? row[2] : tokens;
+    for (int64_t h = 0; h < heads; ++h) {
+      const int64_t kv = h / group;
+      std::fill(chain_k.begin(), chain_k.end(), 0.0f);
+      std::fill(chain_v.begin(), chain_v.end(), 0.0f);
+      for (int64_t i = row[0]; i < end; ++i) {
+        const auto& keys = seen[static_cast<size_t>(i)];
+        const int64_t at = (i * heads + h) * dim;
+        const float *q = in.q.data<float>() + at, *slope = g.data<float>() + at;
+        const DefinedRow row_sums = defined_row(q, in.k, in.v, kv, keys, scale);
+        float lane[16] = {};
+        for (int64_t d = 0; d < dim; ++d)
+          lane[d % 16] = std::fma(slope[d], out.data<float>()[at + d], lane[d % 16]);
+        for (int half = 8; half > 0; half /= 2)
+          for (int l = 0; l < half; ++l) lane[l] += lane[l + half];
+        float* to = dq.data<float>() + at;
+        for (const int64_t key : keys) {
+          const int64_t from = (key * kv_heads + kv) * dim;
+          const float *k = in.k.data<float>() + from, *v = in.v.data<float>() + from;
+          float score = 0, dp = 0;
+          for (int64_t d = 0; d < dim; ++d) score = std::fma(q[d] * scale, k[d], score);
+          for (int64_t d = 0; d < dim; ++d) dp = std::fma(slope[d], v[d], dp);
+          const float p = weight(score - row_sums.max) * row_sums.inverse;
+          const float ds = p * (dp - lane[0]);
+          for (int64_t d = 0; d < dim; ++d) {
+            float& into_k = chain_k[static_cast<size_t>(key * dim + d)];
+            float& into_v = chain_v[static_cast<size_t>(key * dim + d)];
+            to[d] = std::fma(ds, k[d], to[d]);
+            into_k = std::fma(ds, q[d] * scale, into_k);
+            into_v = std::fma(p, slope[d], into_v);
+          }
+        }
+        for (int64_t d = 0; d < dim; ++d) to[d] *= scale;
+      }
+      for (int64_t j = 0; j < tokens; ++j)
+        for (int64_t d = 0; d < dim; ++d) {
+          const auto from = static_cast<size_t>(j * dim + d);
+          dk.data<float>()[(j * kv_heads + kv) * dim + d] += chain_k[from];
+          dv.data<float>()[(j * kv_heads + kv) * dim + d] += chain_v[from];
+        }
+    }
+  }
+  return {dq, dk, dv};
+}
+
 Packed packed(int64_t tokens, int64_t heads, int64_t kv_heads, int64_t dim,
               const std::vector<int64_t>& segments, uint64_t stream = 1) {
   return {floats({tokens, heads, dim}, stream), floats({tokens, kv_heads, dim}, stream + 1),
@@ -346,6 +407,23 @@ TEST_CASE("gradients in float64: prefixes, grouped queries, second derivatives")
                   draw({4, 1, 2}, 3));
   CHECK_GRADIENTS(attention(x[0], x[1], x[2], tree, 0.4), draw({6, 4, 2}, 1), draw({6, 2, 2}, 2),
                   draw({6, 2, 2}, 3));
+}
+
+TEST_CASE("gradients have the bits of their definition") {
+  for (const int64_t dim : {16, 64, 20}) {
+    const Packed p = packed(150, 4, 2, dim, {0, -1, 45, 0, 60, 0, 61, 0, 110, -1});
+    const Tensor g = floats(p.q.sizes(), 30);
+    std::vector<Tensor> in = {contiguous(p.q * 1.0), contiguous(p.k * 1.0), contiguous(p.v * 1.0)};
+    for (const Tensor& x : in) set_requires_grad(x);
+    const Tensor y = attention(in[0], in[1], in[2], p.segments);
+    const auto found = gradients(std::array{sum(y * g)}, in);
+    const auto expected = defined_gradients(p, y.detach(), g);
+    for (size_t i = 0; i < 3; ++i) {
+      CAPTURE(i);
+      if (exact()) CHECK(same_bits(found[i], expected[i]));
+      CHECK(largest_difference(found[i], expected[i]) < 1e-5);
+    }
+  }
 }
 
 TEST_CASE("gradients in float32 and bfloat16 are those of float64") {

@@ -130,7 +130,8 @@ def tolerance(name, dtype):
 
 def test_every_row_is_swept_or_has_a_test_of_its_own():
     assert sorted(set(ROWS) - set(SWEPT)) == [
-        "attention_paged",  # tests/core_ops/attention_test.cpp
+        "attention_backward",  # tests/core_ops/attention_test.cpp, as the next
+        "attention_paged",
         "random_normal",
         "random_uniform",
     ]

@@ -27,6 +27,7 @@ void fill_products(KernelTable& table);
 void fill_rows(KernelTable& table);
 void fill_attention(KernelTable& table);
 void fill_cross_entropy(KernelTable& table);
+void fill_attention_backward(KernelTable& table);
 const KernelTable& table();
 
 /// acts on x[0..n) in place.

@@ -18,6 +18,7 @@ const KernelTable& table() {
     fill_rows(t);
     fill_attention(t);
     fill_cross_entropy(t);
+    fill_attention_backward(t);
     return t;
   }();
   return filled;
