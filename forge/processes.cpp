@@ -53,7 +53,7 @@ class LocalPlacement final : public Placement {
     processes_ = config_.mode != "inline";
   }
   ~LocalPlacement() override {
-    if (WorkerHub* hub = hub_) hub->stop();
+    if (hub_) dismiss_workers();
     controller_.stop_all(kGrace);
   }
 
@@ -119,6 +119,17 @@ class LocalPlacement final : public Placement {
       if (WorkerHub* hub = hub_) hub->abandon(text);
     };
     return events;
+  }
+
+  /// Lets workers finish what they collect and leave by themselves.
+  void dismiss_workers() {
+    owned_hub_->stop();
+    const auto at_work = [](const ActorStatus& actor) {
+      return actor.name.starts_with("worker-") && actor.state == ActorState::running;
+    };
+    const auto end = Clock::now() + std::chrono::duration<double>(kGrace);
+    while (Clock::now() < end && std::ranges::any_of(controller_.status(), at_work))
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
 
   WorkerHub& start_workers(const SourceRequest& request) {
