@@ -23,10 +23,15 @@ constexpr std::string_view kDropped = "dropped.";  // counters of a checkpoint
 Appo::Appo(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs,
            const SourceFactory& sources)
     : ActorCritic(config, pool, std::move(make_envs), sources.fragments != nullptr) {
-  if (sources.fragments)
-    source_ = sources.fragments(source_request());
-  else
+  if (!sources.fragments) {
     source_ = std::make_unique<InlineFragments>(inline_sampler());
+    return;
+  }
+  // Two fragments a worker keep it busy while one is learned from; more would only grow old.
+  SourceRequest request = source_request();
+  const int64_t workers = config_.worker_count();
+  request.fragments = std::clamp(config_.placement.max_staleness + 1, workers, 2 * workers);
+  source_ = sources.fragments(request);
 }
 
 void Appo::iterate(Metrics& metrics) {
