@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "bench/bench.h"
+#include "bench/peak.h"
 #include "core/base/error.h"
 #include "core/base/rng.h"
 #if defined(BESSEMER_HAS_OPENBLAS)
@@ -19,62 +20,6 @@ using cpu::Gemm;
 using cpu::KernelTable;
 
 namespace {
-
-// ---- the limit of arithmetic: independent chains in registers, written in assembly
-// -----------------
-
-constexpr int64_t kPeakSteps = 2000;
-#define BESSEMER_TWELVE(line)                                                               \
-  line("0") line("1") line("2") line("3") line("4") line("5") line("6") line("7") line("8") \
-      line("9") line("10") line("11")
-/// Runs the chains and returns how many floating-point operations that was.
-double peak(const KernelTable& table) {
-#if defined(__x86_64__)
-  int64_t steps = kPeakSteps;
-#define BESSEMER_WIDE(i) "vfmadd231ps %%zmm31, %%zmm30, %%zmm" i "\n"
-#define BESSEMER_AVX(i) "vfmadd231ps %%ymm15, %%ymm14, %%ymm" i "\n"
-#define BESSEMER_SSE(i) "mulps %%xmm15, %%xmm" i "\naddps %%xmm14, %%xmm" i "\n"
-  if (std::string(table.isa) == "avx512") {
-    asm volatile(
-        "vpxorq %%zmm30, %%zmm30, %%zmm30\nvpxorq %%zmm31, %%zmm31, %%zmm31\n1:\n" BESSEMER_TWELVE(
-            BESSEMER_WIDE) "dec %0\njnz 1b\nvzeroupper\n"
-        : "+r"(steps)
-        :
-        : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",
-          "xmm11");
-    return 2.0 * 16 * 12 * kPeakSteps;
-  }
-  if (std::string(table.isa) == "avx2") {
-    asm volatile(
-        "vpxor %%ymm14, %%ymm14, %%ymm14\nvpxor %%ymm15, %%ymm15, %%ymm15\n1:\n" BESSEMER_TWELVE(
-            BESSEMER_AVX) "dec %0\njnz 1b\nvzeroupper\n"
-        : "+r"(steps)
-        :
-        : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",
-          "xmm11", "xmm14", "xmm15");
-    return 2.0 * 8 * 12 * kPeakSteps;
-  }
-  asm volatile("pxor %%xmm14, %%xmm14\npxor %%xmm15, %%xmm15\n1:\n" BESSEMER_TWELVE(
-                   BESSEMER_SSE) "dec %0\njnz 1b\n"
-               : "+r"(steps)
-               :
-               : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",
-                 "xmm10", "xmm11", "xmm14", "xmm15");
-  return 2.0 * 4 * 12 * kPeakSteps;
-#else
-  typedef float Four __attribute__((vector_size(16)));
-  (void)table;
-  Four x = {0.5f, 0.5f, 0.5f, 0.5f}, a = x, b = x, c = x, d = x;
-  for (int64_t i = 0; i < kPeakSteps; ++i) {
-    a = a * x + x;
-    b = b * x + x;
-    c = c * x + x;
-    d = d * x + x;
-    asm volatile("" : "+w"(a), "+w"(b), "+w"(c), "+w"(d));
-  }
-  return 2.0 * 4 * 4 * kPeakSteps;
-#endif
-}
 
 // ---- memory
 // --------------------------------------------------------------------------------------
@@ -108,18 +53,15 @@ void report_shares(bench::Report& report, std::vector<bench::Subject>& subjects,
   }
 }
 
-bench::Subject peak_subject(const KernelTable& table) {
-  return {"limit: multiply-adds in registers, 1 thread", [&table] { peak(table); }, peak(table)};
-}
-
 // ---- groups
 // --------------------------------------------------------------------------------------
 
 void limits(bench::Report& report, const KernelTable& table) {
-  std::vector<bench::Subject> flops = {peak_subject(table)};
+  std::vector<bench::Subject> flops = {bench::peak_subject(table)};
   auto two = std::make_shared<ThreadPool>(2);
   flops.push_back({"multiply-adds in registers, 2 threads",
-                   [two, &table] { two->run(2, [&](int64_t) { peak(table); }); }, 2 * peak(table)});
+                   [two, &table] { two->run(2, [&](int64_t) { bench::peak(table); }); },
+                   2 * bench::peak(table)});
   report_shares(report, flops, "GFLOP/s");
 }
 
@@ -159,7 +101,7 @@ void products(bench::Report& report, const KernelTable& table) {
   const Buffer packed = buffer(cpu::packed_floats(k, n));
   ThreadPool two(2);
   table.pack_b(k, n, b.get(), 1, k, packed.get());
-  std::vector<bench::Subject> subjects = {peak_subject(table)};
+  std::vector<bench::Subject> subjects = {bench::peak_subject(table)};
   for (const int64_t m : {1, 8, 64, 512}) {
     Gemm g{.m = m,
            .n = n,
@@ -198,7 +140,7 @@ void rl(bench::Report& report, const KernelTable& table) {
   const Buffer x = buffer(1024 * 64), w = buffer(64 * 64), g = buffer(1024 * 64),
                out = buffer(1024 * 64);
   const Buffer packed = buffer(64 * 64), bias = buffer(64);
-  std::vector<bench::Subject> subjects = {peak_subject(table)};
+  std::vector<bench::Subject> subjects = {bench::peak_subject(table)};
   for (const int64_t rows : {1, 64, 256, 1024}) {
     for (const auto& [in, units] : {std::pair<int64_t, int64_t>{4, 64}, {64, 64}, {64, 2}}) {
       table.pack_b(in, units, w.get(), 1, in, packed.get());

@@ -562,6 +562,7 @@ class Init:
 _Linear: Any
 _Conv2d: Any
 _GruCell: Any
+_Decoder: Any
 _Mlp: Any
 _Adam: Any
 _clip_grad_norm: Any

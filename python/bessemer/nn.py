@@ -1,12 +1,14 @@
 """Modules: named parameters in a tree. The built-in ones compute in C++, where they are defined."""
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bessemer import _native
 from bessemer._native import Init, Tensor
 
-__all__ = ["Conv2d", "GruCell", "Init", "Linear", "Mlp", "Module"]
+__all__ = ["Conv2d", "Decoder", "GruCell", "Init", "Linear", "Mlp", "Module"]
 
 _default_init = Init(0)
 
@@ -189,3 +191,73 @@ class Mlp(_Native):
         self._module = _native._Mlp(
             inputs, list(hidden), outputs, activation, init or _default_init, orthogonal, out_gain
         )
+
+
+class Decoder(_Native):
+    """A decoder in Llama's shape: keywords are keys of Hugging Face's config.json.
+
+    ``dtype``: "float32", or "bfloat16" activations over float32 weights. ``checkpoint``: layers are
+    computed again in the backward pass instead of being kept.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        hidden_size: int,
+        intermediate_size: int,
+        num_hidden_layers: int,
+        num_attention_heads: int,
+        num_key_value_heads: int | None = None,
+        head_dim: int | None = None,
+        max_position_embeddings: int = 2048,
+        rope_theta: float = 10000.0,
+        rms_norm_eps: float = 1e-5,
+        tie_word_embeddings: bool = True,
+        dtype: str = "float32",
+        checkpoint: bool = False,
+        seed: int = 0,
+    ) -> None:
+        config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        self._arguments = dict(config)
+        for key in ("dtype", "checkpoint", "seed"):
+            del config[key]
+        self._module = _native._Decoder(json.dumps(config), dtype, checkpoint, seed)
+
+    @classmethod
+    def load(
+        cls, folder: str | os.PathLike[str], *, dtype: str = "float32", checkpoint: bool = False
+    ) -> "Decoder":
+        """Reads config.json and model.safetensors, as `transformers` saves a Llama."""
+        self = cls.__new__(cls)
+        self._module = _native._Decoder.load(os.fspath(folder), dtype, checkpoint)
+        shape = json.loads(self._module.config())
+        known = cls.__init__.__kwdefaults__ or {}
+        named = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+        keys = (*named, "num_attention_heads", *(k for k in known if k in shape))
+        self._arguments = {k: shape[k] for k in keys}
+        self._arguments |= dict(dtype=dtype, checkpoint=checkpoint)
+        return self
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes a folder that `transformers` loads."""
+        self._module.save(os.fspath(folder))
+
+    @property
+    def output_weight(self) -> Tensor:
+        """[vocab_size, hidden_size]: what linear_cross_entropy takes beside hidden rows."""
+        weight: Tensor = self._module.output_weight()
+        return weight
+
+    def hidden(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
+        """Rows after the final norm of packed tokens [T]; ``segments`` as `attention` takes them,
+        by default one sequence."""
+        if segments is None:
+            segments = _native.tensor([[0, -1]])
+        rows: Tensor = self._module.hidden(tokens, segments)
+        return rows
+
+    def forward(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
+        """Logits [T, vocab_size]."""
+        logits: Tensor = self._module.logits(self.hidden(tokens, segments))
+        return logits

@@ -26,6 +26,7 @@ struct type_caster<bessemer::Tensor> {
 namespace bessemer::python {
 
 void bind_modules(pybind11::module_& m);  // modules.cpp
+void bind_decoder(pybind11::module_& m);  // decoder.cpp
 void bind_runs(pybind11::module_& m);     // run.cpp
 
 }  // namespace bessemer::python

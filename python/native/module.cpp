@@ -24,6 +24,9 @@ PYBIND11_MODULE(_native, m) {
     }
   });
   bind_modules(m);
+#if defined(BESSEMER_HAS_DECODER)
+  bind_decoder(m);
+#endif
 #ifdef BESSEMER_HAS_RUNS
   bind_runs(m);
 #endif
