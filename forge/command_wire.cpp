@@ -53,6 +53,13 @@ int serve_command(const Arguments& arguments, std::span<const std::string> ids) 
   options.instances = arguments.integer("--instances", options.instances, 1);
   options.instances_per_session = options.instances;
   options.threads = static_cast<int>(arguments.integer("--threads", options.threads, 1));
+  Options host;
+  for (const char* name : {"processes", "deadline", "memory"}) {
+    if (const std::string* value = arguments.find(cat("--host-", name))) {
+      host.emplace_back(cat("host_", name), *value);
+    }
+  }
+  options.host = take_host_options(host);
   const std::string* bind = arguments.find("--bind");
   const std::vector<std::string> addresses = split(bind ? *bind : "tcp://127.0.0.1:*");
   serve_environments(options, addresses, [&](std::span<const std::string> bound) {

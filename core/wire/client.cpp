@@ -114,6 +114,7 @@ struct Pending {
   bool by_ring = false, forgotten = false;
   Time resend;
   double interval = 0.2;
+  Time working;  // when the server last said so
   std::optional<Message> reply;
 };
 
@@ -174,7 +175,8 @@ struct Client::Impl {
     if (found == pending.end() || found->second.reply) return;  // a second copy, or nobody's
     Pending& entry = found->second;
     if (message.type == "working") {
-      entry.resend = after(Clock::now(), entry.interval);
+      entry.working = Clock::now();
+      entry.resend = after(entry.working, entry.interval);
       return;
     }
     if (message.type == "lost") {  // what went into the ring will still be read there
@@ -293,8 +295,10 @@ struct Client::Impl {
     if (!read_ring() && !noted) check_alive();
   }
 
-  Message take(uint64_t id, double deadline) {
-    const Time end = limit(deadline);
+  /// While the server says that it works on it the reply may take `patience` seconds.
+  Message take(uint64_t id, double deadline, double patience = 0) {
+    Time end = limit(deadline);
+    const Time last = after(Clock::now(), patience);
     while (true) {
       const auto found = pending.find(id);
       BESSEMER_CHECK(found != pending.end(), ValueError, "[wire] no request ", id,
@@ -309,6 +313,9 @@ struct Client::Impl {
         return reply;
       }
       if (lost) refuse(Code::no_session, "[wire] ", address, " no longer knows this session");
+      if (Clock::now() >= end && found->second.working > after(end, -options.deadline)) {
+        end = std::min(last, after(found->second.working, options.deadline));
+      }
       if (Clock::now() >= end) {
         refuse(Code::deadline, "[wire] no answer from ", address, " within ",
                deadline > 0 ? deadline : options.deadline, " s");
@@ -327,7 +334,7 @@ struct Client::Impl {
     if (options.shared_bytes) {
       hello.fields.set("shared", static_cast<uint64_t>(options.shared_bytes));
     }
-    welcome = take(send(std::move(hello)), options.deadline);
+    welcome = take(send(std::move(hello)), options.deadline, options.opening);
     const Map& fields = welcome.fields;
     if (fields.integer("protocol") != kProtocol) {
       refuse(Code::version, "[wire] ", address, " answers with protocol version ",

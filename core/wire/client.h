@@ -11,9 +11,10 @@ namespace bessemer::wire {
 
 struct ClientOptions {
   SocketOptions socket;
-  double deadline = 5;  // seconds, for the hello and where a call names none
-  double resend = 0.2;  // seconds of silence before a request is sent again; doubles to 16 times
-  double lease = 0;     // seconds that the session outlives silence; 0: as the server likes
+  double deadline = 5;   // seconds, for the hello and where a call names none
+  double opening = 130;  // seconds for the hello while the server says that it works on it
+  double resend = 0.2;   // seconds of silence before a request is sent again; doubles to 16 times
+  double lease = 0;      // seconds that the session outlives silence; 0: as the server likes
   size_t shared_bytes = 0;  // ring in each direction when the server runs on this host; 0: none
   double spin = 50e-6;      // seconds of active waiting for a ring before sleeping
 };

@@ -30,6 +30,7 @@ std::string_view code_name(Code code);
 /// `internal` for a word that this version does not know.
 Code code_parse(std::string_view name);
 
+/// An error with its code.
 class WireError : public IoError {
  public:
   WireError(Code code, const std::string& text) : IoError(text), code_(code) {}
@@ -38,6 +39,10 @@ class WireError : public IoError {
  private:
   Code code_;
 };
+
+/// The exception being handled as the error that a peer is told: ValueError and IndexError are
+/// bad_value, TypeError is bad_type, what is no WireError otherwise is internal.
+WireError current_error();
 
 template <class... Parts>
 [[noreturn, gnu::cold, gnu::noinline]] void refuse(Code code, const Parts&... parts) {

@@ -64,6 +64,7 @@ struct Open : Session {
   std::map<uint64_t, Slot> slots;
   std::unique_ptr<ShmLink> link;
   int pidfd = -1;
+  Message asked;  // the hello, while the service has not answered it
   Packed welcome;
 
   ~Open() {
@@ -179,16 +180,9 @@ struct Server::Impl {
         if (reply->type.empty()) reply->type = "reply";
         finish(session, id, std::move(*reply));
       }
-    } catch (const WireError& error) {
+    } catch (...) {
+      const WireError error = current_error();
       finish_error(session, id, error.code(), error.what());
-    } catch (const ValueError& error) {
-      finish_error(session, id, Code::bad_value, error.what());
-    } catch (const IndexError& error) {
-      finish_error(session, id, Code::bad_value, error.what());
-    } catch (const TypeError& error) {
-      finish_error(session, id, Code::bad_type, error.what());
-    } catch (const std::exception& error) {
-      finish_error(session, id, Code::internal, error.what());
     }
   }
 
@@ -245,6 +239,7 @@ struct Server::Impl {
     if (const auto known = by_hello.find(name); known != by_hello.end()) {
       Open& session = *sessions.at(known->second);
       session.peer = peer;
+      if (session.opening) return answer(peer, Message("working"), message.id);
       if (!socket.send(session.welcome, peer)) ++unsent;
       return;
     }
@@ -272,35 +267,54 @@ struct Server::Impl {
     session->heard = Clock::now();
     Message welcome("welcome");
     service.open(*session, message, welcome);
+    ++opened;
+    by_hello[name] = session->key;
+    Open& kept = *(sessions[session->key] = std::move(session));
+    try {
+      watch_client(kept, message);
+      kept.asked = message;
+      if (!kept.opening) welcomed(kept, std::move(welcome));
+    } catch (...) {
+      close(kept, "refused");
+      throw;
+    }
+  }
+
+  void welcomed(Open& session, Message welcome) {
+    const Message hello = std::move(session.asked);
+    session.opening = false;
+    session.heard = Clock::now();
+    welcome.type = "welcome";
+    welcome.session = session.key;
+    welcome.id = session.hello;
     Map& fields = welcome.fields;
     fields.set("protocol", kProtocol);
-    welcome.session = session->key;
     fields.set("incarnation", incarnation);
     fields.set("credits", options.credits);
-    fields.set("lease", session->lease);
+    fields.set("lease", session.lease);
     fields.set("max_bytes", static_cast<uint64_t>(options.socket.limits.bytes));
-    if (message.fields.text("host", "") == host_name()) {
+    if (hello.fields.text("host", "") == host_name()) {
       fields.set("pid", static_cast<int64_t>(getpid()));
       try {
-        share(*session, message, fields);
+        share(session, hello, fields);
       } catch (const IoError&) {
         // No memory to share: the socket carries everything, and the welcome offers nothing.
       }
     }
-    welcome.id = message.id;
-    session->welcome = Packed(welcome);
-    ++opened;
-    by_hello[name] = session->key;
-    if (!socket.send(session->welcome, peer)) ++unsent;
-    sessions[session->key] = std::move(session);
+    session.welcome = Packed(welcome);
+    if (!socket.send(session.welcome, session.peer)) ++unsent;
   }
 
-  /// The client runs on this host: its death is seen at once, and memory can be shared.
-  void share(Open& session, const Message& hello, Map& fields) {
+  /// A client that runs on this host: its death is seen at once.
+  void watch_client(Open& session, const Message& hello) {
+    if (hello.fields.text("host", "") != host_name()) return;
     if (const uint64_t pid = hello.fields.count("pid", 0)) {
       session.pidfd = static_cast<int>(syscall(SYS_pidfd_open, static_cast<pid_t>(pid), 0));
       if (session.pidfd >= 0) watch(session.pidfd, &session);
     }
+  }
+
+  void share(Open& session, const Message& hello, Map& fields) {
     const uint64_t wanted = hello.fields.count("shared", 0);
     if (wanted == 0 || options.shared_bytes == 0) return;
     session.link = ShmLink::create(std::min<size_t>(wanted, options.shared_bytes), bell[1]);
@@ -360,14 +374,9 @@ struct Server::Impl {
         return close(*session, "bye");
       }
       request(*session, std::move(message), false);
-    } catch (const WireError& error) {
+    } catch (...) {
+      const WireError error = current_error();
       answer_error(incoming.peer, message.id, error.code(), error.what());
-    } catch (const ValueError& error) {
-      answer_error(incoming.peer, message.id, Code::bad_value, error.what());
-    } catch (const TypeError& error) {
-      answer_error(incoming.peer, message.id, Code::bad_type, error.what());
-    } catch (const std::exception& error) {
-      answer_error(incoming.peer, message.id, Code::internal, error.what());
     }
   }
 
@@ -437,7 +446,8 @@ struct Server::Impl {
     std::vector<Open*> silent;
     for (auto& [key, session] : sessions) {
       // While this process was stopped or stepped something slow, nobody could be heard.
-      if (gap > 0.5) session->heard = std::max(session->heard, now);
+      // One that is being opened cannot say anything yet.
+      if (gap > 0.5 || session->opening) session->heard = std::max(session->heard, now);
       if (seconds_between(session->heard, now) > session->lease + unread) {
         silent.push_back(session.get());
       }
@@ -469,7 +479,7 @@ struct Server::Impl {
           if (session->link->readable()) return true;
           friendly |= session->link->may_spin();
         }
-        if (!friendly) return false;
+        if (!friendly || has_posted.load(std::memory_order_relaxed)) return false;
         cpu_relax();
       }
     }
@@ -513,7 +523,7 @@ struct Server::Impl {
 
 Server::Server(Service& service, const ServerOptions& options)
     : impl_(std::make_unique<Impl>(*this, service, options)) {}
-Server::~Server() = default;
+Server::~Server() { impl_->service.stop(); }
 
 std::string Server::bind(const std::string& address) {
   BESSEMER_CHECK(is_local_address(address), ValueError, "[wire] ", address,
@@ -549,6 +559,18 @@ void Server::post(std::function<void()> work) {
   impl_->ring_bell();
 }
 
+void Server::welcome(const std::string& session, Message welcome) {
+  const auto found = impl_->sessions.find(session);
+  if (found == impl_->sessions.end()) return;  // it ended meanwhile
+  impl_->welcomed(*found->second, std::move(welcome));
+}
+void Server::deny(const std::string& session, Code code, const std::string& text) {
+  const auto found = impl_->sessions.find(session);
+  if (found == impl_->sessions.end()) return;
+  impl_->answer_error(found->second->peer, found->second->hello, code, text);
+  impl_->close(*found->second, "refused");
+}
+
 void Server::reply(const std::string& session, uint64_t id, Message message) {
   const auto found = impl_->sessions.find(session);
   if (found == impl_->sessions.end()) return;  // it ended meanwhile
@@ -557,6 +579,7 @@ void Server::reply(const std::string& session, uint64_t id, Message message) {
 }
 void Server::reply_error(const std::string& session, uint64_t id, Code code,
                          const std::string& text) {
+  ++impl_->errors;
   reply(session, id, error_message(code, text));
 }
 

@@ -17,12 +17,15 @@ namespace bessemer::wire {
 struct Session {
   std::string key;
   std::shared_ptr<void> data;
+  /// Set by `Service::open`: Server::welcome or Server::deny is called later.
+  bool opening = false;
 };
 
 class Service {
  public:
   virtual ~Service() = default;
-  /// Somebody wants a session: fill `welcome`, or throw WireError to refuse.
+  /// Somebody wants a session: fill `welcome`, or throw WireError to refuse, or set
+  /// `session.opening` and answer later.
   virtual void open(Session& session, const Message& hello, Message& welcome) = 0;
   /// One request; each comes once, in the order of its id. The reply, or nothing when
   /// Server::reply is to be called later. An exception becomes an error reply: WireError with its
@@ -31,8 +34,10 @@ class Service {
   virtual std::optional<Message> request(Session& session, Message& message) = 0;
   /// The session ended; `reason` is "bye", "lease", "died" or "server".
   virtual void close(Session& session, std::string_view reason) = 0;
-  /// Answers a request that needs no session and changes nothing.
+  /// Answers a request that needs no session.
   virtual Message info(const Message& ask) = 0;
+  /// The server ends: when this returns, nothing calls it from other threads any more.
+  virtual void stop() {}
 };
 
 struct ServerOptions {
@@ -65,6 +70,9 @@ class Server {
   /// Calls `work` on the thread that polls. From any thread.
   void post(std::function<void()> work);
 
+  /// The answer to a hello that `Service::open` left open. On the thread that polls.
+  void welcome(const std::string& session, Message welcome);
+  void deny(const std::string& session, Code code, const std::string& text);
   /// The reply to a request that `Service::request` left open. On the thread that polls.
   void reply(const std::string& session, uint64_t id, Message message);
   void reply_error(const std::string& session, uint64_t id, Code code, const std::string& text);

@@ -162,6 +162,24 @@ Code code_parse(std::string_view name) {
   return found == std::end(kCodes) ? Code::internal : static_cast<Code>(found - std::begin(kCodes));
 }
 
+WireError current_error() {
+  try {
+    throw;
+  } catch (const WireError& error) {
+    return error;
+  } catch (const ValueError& error) {
+    return {Code::bad_value, error.what()};
+  } catch (const IndexError& error) {
+    return {Code::bad_value, error.what()};
+  } catch (const TypeError& error) {
+    return {Code::bad_type, error.what()};
+  } catch (const std::exception& error) {
+    return {Code::internal, error.what()};
+  } catch (...) {
+    return {Code::internal, "an exception that is no std::exception"};
+  }
+}
+
 std::string_view Value::kind() const {
   constexpr std::string_view names[] = {"null",   "boolean", "integer", "integer",
                                         "number", "text",    "list",    "map"};

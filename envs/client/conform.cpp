@@ -92,7 +92,8 @@ class Tester {
     id_ = chosen->text("id");
     hash_ = chosen->text("spec_hash");
     spec_ = spec_from_map(chosen->map("spec"));
-    for (const Value& value : info_.list("capabilities")) {
+    const Map& able = chosen->find("capabilities") ? *chosen : info_;
+    for (const Value& value : able.list("capabilities")) {
       capabilities_.push_back(value.text("capabilities"));
     }
     make_actions();

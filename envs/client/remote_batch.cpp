@@ -83,6 +83,12 @@ class RemoteBatch final : public EnvBatch {
     }
     open();
     spec_ = spec_from_map(client_->welcome().fields.map("spec"));
+    // What can neither be saved nor played again cannot be had back.
+    bool snapshot = false;
+    for (const wire::Value& name : client_->welcome().fields.list("capabilities")) {
+      snapshot |= name.text("capabilities") == "snapshot";
+    }
+    if (!snapshot) remote_.reconnect = 0;
     hello_.fields.set("spec_hash", client_->welcome().fields.text("spec_hash"));
     reasons_.resize(static_cast<size_t>(rows()));
     in_flight_.resize(static_cast<size_t>(envs_));

@@ -15,7 +15,8 @@ struct RemoteOptions {
   double deadline = 60;  // seconds for one request
   /// Seconds to wait for a server that went away. A server that comes back (or another in its
   /// place) gets the session rebuilt: from the last seeded reset of everything, or the last
-  /// snapshot, and the actions since. 0: WireError (no_session) at once.
+  /// snapshot, and the actions since. 0: WireError (no_session) at once, as for environments without
+  /// the capability `snapshot`.
   double reconnect = 30;
   int64_t replay_steps = 1024;  // actions kept before a snapshot is taken in their place
 };

@@ -4,12 +4,11 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
-#include <cstring>
+#include <optional>
+#include <utility>
 
-#include "envs/render/canvas.h"
+#include "core/base/wait_check.h"
 #include "envs/wire/spec_map.h"
-#include "envs/wire/step_arrays.h"
 
 namespace bessemer {
 
@@ -22,25 +21,8 @@ using wire::Value;
 namespace {
 
 constexpr std::string_view kCapabilities[] = {"ids", "snapshot", "fork", "render", "replay"};
-
-std::string option_text(const Value& value, const std::string& name) {
-  if (const auto* text = std::get_if<std::string>(&value.data())) return *text;
-  if (const auto* flag = std::get_if<bool>(&value.data())) return *flag ? "true" : "false";
-  if (const auto* whole = std::get_if<int64_t>(&value.data())) return cat(*whole);
-  if (const auto* number = std::get_if<double>(&value.data())) return cat(*number);
-  wire::refuse(Code::bad_type, "[env] option '", name, "' is a ", value.kind());
-}
-
-/// The environment's options (text, numbers and booleans) of a header's map.
-Options options_of(const Map& fields, std::string_view key) {
-  Options options;
-  const Value* value = fields.find(key);
-  if (!value || value->null()) return options;
-  for (const auto& [name, item] : value->map(key).items) {
-    options.emplace_back(name, option_text(item, name));
-  }
-  return options;
-}
+/// Environments of a session that are made on the thread that polls.
+constexpr int64_t kOpenInline = 1024;
 
 Autoreset autoreset_of(const std::string& name) {
   if (name == "next_step") return Autoreset::next_step;
@@ -52,192 +34,60 @@ Autoreset autoreset_of(const std::string& name) {
 
 }  // namespace
 
-struct EnvService::Hosted {
-  std::unique_ptr<EnvBatch> batch;
-  StepArrays arrays;
-  double spent = 0;
-  // What the last reply refers to.
-  Ragged text;
-  std::vector<uint8_t> pixels;
-
-  Hosted(std::unique_ptr<EnvBatch> batch_)
-      : batch(std::move(batch_)),
-        arrays(batch->spec(), batch->autoreset() == Autoreset::same_step) {}
-
-  int64_t agents() const { return batch->spec().rows; }
-
-  /// The ids of a request, in range and each once; empty where it has none.
-  std::span<const int64_t> ids(const Message& message) const {
-    const ArrayView* view = message.find("ids");
-    if (!view) return {};
-    if (view->dtype != Dtype::i64 || view->ndim != 1 || view->numel() == 0) {
-      wire::refuse(Code::bad_type, "[env] ids are ", dtype_name(view->dtype), " ", view->dims(),
-                   ", expected int64 (n,) with at least one");
-    }
-    const auto ids = view->as<const int64_t>();
-    std::vector<uint8_t> seen(static_cast<size_t>(batch->num_envs()));
-    for (const int64_t id : ids) {
-      if (id < 0 || id >= batch->num_envs()) {
-        wire::refuse(Code::bad_value, "[env] environment ", id, " of ", batch->num_envs());
-      }
-      if (seen[id]++) wire::refuse(Code::bad_value, "[env] environment ", id, " appears twice");
-    }
-    return ids;
+EnvService::EnvService(const ServeOptions& options) : options_(options) {
+  const std::vector<std::string> ids = options.ids.empty() ? env_ids() : options.ids;
+  for (const std::string& id : ids) {
+    const bool python = in_processes(id);
+    const Spec& spec = python ? python_spec(id, {}, options.host) : env_spec(id);
+    const std::string& name = python ? spec.id : id;
+    BESSEMER_CHECK(!find(name), ValueError, "[env] '", name, "' would be served twice");
+    served_.push_back({name, id, spec, spec_hash(spec), python});
   }
-
-  Message reset(const Message& message) {
-    const int64_t envs = batch->num_envs();
-    std::vector<uint8_t> mask;
-    int64_t count = envs;
-    if (message.find("mask")) {
-      const int64_t shape[] = {envs};
-      const ArrayView& view = message.array("mask", Dtype::u8, shape);
-      const auto* bytes = static_cast<const uint8_t*>(view.data);
-      mask.assign(bytes, bytes + envs);
-      count = envs - std::ranges::count(mask, 0);
-    }
-    std::vector<uint64_t> seeds;
-    if (message.find("seeds")) {
-      const int64_t shape[] = {count};
-      for (const int64_t seed : message.array("seeds", Dtype::i64, shape).as<const int64_t>()) {
-        seeds.push_back(static_cast<uint64_t>(seed));
-      }
-    } else if (const Value* seed = message.fields.find("seed"); seed && !seed->null()) {
-      for (int64_t i = 0; i < count; ++i) {
-        seeds.push_back(seed->count("seed") + static_cast<uint64_t>(i));
-      }
-    }
-    batch->reset(seeds, options_of(message.fields, "options"), mask, arrays.prepare(batch->rows()));
-    Message reply;
-    arrays.write(reply, *batch, {}, false);
-    return reply;
-  }
-
-  Message step(const Message& message) {
-    const auto chosen = ids(message);
-    const int64_t envs = chosen.empty() ? batch->num_envs() : static_cast<int64_t>(chosen.size());
-    const int64_t rows = envs * agents();
-    const Channel& channel = batch->spec().action[0];
-    Actions actions;
-    Ragged words;
-    if (channel.ragged) {
-      words = read_ragged(message, "action", rows);
-      actions.ragged = &words;
-    } else {
-      std::vector<int64_t> shape{rows};
-      shape.insert(shape.end(), channel.shape.begin(), channel.shape.end());
-      const ArrayView& view = message.array("action", channel.dtype, shape);
-      if (channel.dtype == Dtype::boolean) {
-        const auto* bytes = static_cast<const uint8_t*>(view.data);
-        if (std::any_of(bytes, bytes + view.bytes(), [](uint8_t b) { return b > 1; })) {
-          wire::refuse(Code::bad_value, "[env] a boolean action is neither 0 nor 1");
-        }
-      }
-      actions.data = view.data;
-    }
-    const StepBuffers& buffers = arrays.prepare(rows);
-    if (chosen.empty()) {
-      batch->step(actions, buffers);
-    } else {
-      batch->send(actions, chosen);
-      std::vector<int64_t> back(chosen.size());
-      batch->recv(envs, buffers, back);
-      if (!std::ranges::equal(back, chosen)) {
-        wire::refuse(Code::internal, "[env] environments came back in another order");
-      }
-    }
-    Message reply;
-    arrays.write(reply, *batch, chosen, true);
-    return reply;
-  }
-
-  Message observe() {
-    batch->observe(arrays.prepare(batch->rows()));
-    Message reply;
-    arrays.write(reply, *batch, {}, false);
-    return reply;
-  }
-
-  std::vector<int64_t> chosen_or_all(const Message& message) const {
-    const auto chosen = ids(message);
-    std::vector<int64_t> all(chosen.begin(), chosen.end());
-    for (int64_t env = 0; chosen.empty() && env < batch->num_envs(); ++env) all.push_back(env);
-    return all;
-  }
-
-  Message snapshot(const Message& message) {
-    text.clear();
-    for (const int64_t env : chosen_or_all(message)) text.push(batch->save(env));
-    Message reply;
-    add_ragged(reply, "state", text);
-    return reply;
-  }
-
-  /// All or nothing: where one state is refused, those already loaded are put back.
-  void load_all(const std::vector<int64_t>& ids,
-                const std::function<std::string_view(size_t)>& state) {
-    std::vector<std::string> before;
-    try {
-      for (size_t i = 0; i < ids.size(); ++i) {
-        before.push_back(batch->save(ids[i]));
-        batch->load(ids[i], state(i));
-      }
-    } catch (...) {
-      for (size_t i = 0; i < before.size(); ++i) batch->load(ids[i], before[i]);
-      throw;
-    }
-  }
-
-  Message restore(const Message& message) {
-    const std::vector<int64_t> chosen = chosen_or_all(message);
-    const Ragged states = read_ragged(message, "state", static_cast<int64_t>(chosen.size()));
-    load_all(chosen, [&](size_t i) { return states.row(static_cast<int64_t>(i)); });
-    return Message();
-  }
-
-  Message fork(const Message& message) {
-    const int64_t from = message.fields.integer("from");
-    if (from < 0 || from >= batch->num_envs()) {
-      wire::refuse(Code::bad_value, "[env] environment ", from, " of ", batch->num_envs());
-    }
-    const std::string state = batch->save(from);
-    load_all(chosen_or_all(message), [&](size_t) { return std::string_view(state); });
-    return Message();
-  }
-
-  Message render(const Message& message) {
-    const Spec& spec = batch->spec();
-    Canvas canvas(spec.render_width, spec.render_height);
-    batch->render(message.fields.integer("env"), canvas);
-    const auto drawn = canvas.pixels();
-    pixels.assign(drawn.begin(), drawn.end());
-    Message reply;
-    reply.add("pixels", Dtype::u8, {spec.render_height, spec.render_width, 3}, pixels.data());
-    return reply;
-  }
-};
-
-EnvService::EnvService(const ServeOptions& options) : options_(options), ids_(options.ids) {
-  if (ids_.empty()) ids_ = env_ids();
-  for (const std::string& id : ids_) env_spec(id);
   if (options.threads != 1) pool_ = std::make_unique<ThreadPool>(options.threads);
 }
-EnvService::~EnvService() = default;
+EnvService::~EnvService() { EnvService::stop(); }
 
-const std::string& EnvService::served(const std::string& id) const {
-  const auto found = std::ranges::find(ids_, id);
-  if (found == ids_.end()) {
-    wire::refuse(Code::unknown_name, "[env] '", id, "' is not served here", did_you_mean(id, ids_));
-  }
-  return *found;
+void EnvService::attach(wire::Server& server) {
+  server_ = &server;
+  jobs_ = std::make_unique<JobThreads>();
 }
+
+void EnvService::stop() {
+  for (const auto& hosted : running_) hosted->cancelled = true;
+  jobs_.reset();
+  running_.clear();
+  server_ = nullptr;
+}
+
+const EnvService::Served* EnvService::find(const std::string& name) const {
+  const auto found = std::ranges::find(served_, name, &Served::name);
+  return found == served_.end() ? nullptr : &*found;
+}
+
+const EnvService::Served& EnvService::served(const std::string& name) const {
+  if (const Served* found = find(name)) return *found;
+  std::vector<std::string> names;
+  for (const Served& one : served_) names.push_back(one.name);
+  wire::refuse(Code::unknown_name, "[env] '", name, "' is not served here",
+               did_you_mean(name, names));
+}
+
+List EnvService::capabilities(bool python) {
+  List list;
+  for (const std::string_view name : kCapabilities) {
+    if (!python || name == "ids" || name == "render") list.emplace_back(name);
+  }
+  return list;
+}
+
+// Sessions
 
 void EnvService::open(wire::Session& session, const Message& hello, Message& welcome) {
   const Map& fields = hello.fields;
-  const std::string& id = served(fields.text("env"));
-  const std::string hash = spec_hash(env_spec(id));
-  if (const std::string wanted = fields.text("spec_hash", ""); !wanted.empty() && wanted != hash) {
-    wire::refuse(Code::mismatch, "[env] ", id, " has specification ", hash,
+  const Served& env = served(fields.text("env"));
+  if (const std::string wanted = fields.text("spec_hash", "");
+      !wanted.empty() && wanted != env.hash) {
+    wire::refuse(Code::mismatch, "[env] ", env.name, " has specification ", env.hash,
                  " here, the client's is ", wanted);
   }
   const int64_t envs = fields.integer("num_envs", 1);
@@ -264,58 +114,154 @@ void EnvService::open(wire::Session& session, const Message& hello, Message& wel
                  "', expected lanes or plain");
   }
   batch.arithmetic = arithmetic == "plain" ? Arithmetic::plain : Arithmetic::lanes;
-  auto hosted = std::make_shared<Hosted>(make_batch(id, batch));
-  List capabilities;
-  for (const std::string_view name : kCapabilities) capabilities.emplace_back(name);
-  welcome.fields.set("server", "bessemer " BESSEMER_VERSION);
-  welcome.fields.set("env", id);
-  welcome.fields.set("num_envs", envs);
-  welcome.fields.set("spec", spec_to_map(hosted->batch->spec()));
-  welcome.fields.set("spec_hash", hash);
-  welcome.fields.set("capabilities", std::move(capabilities));
+  auto hosted = std::make_shared<Hosted>(env.name, envs, env.python);
+  hosted->client = fields.text("client");
+  if (server_ && (env.python || envs > kOpenInline)) {
+    session.opening = true;
+    open_elsewhere(session.key, hosted, env, batch);
+  } else {
+    hosted->use(make(env, batch));
+    greet(*hosted, env, welcome);
+  }
   instances_ += envs;
   session.data = std::move(hosted);
 }
 
-std::optional<Message> EnvService::request(wire::Session& session, Message& message) {
-  Hosted& hosted = *std::static_pointer_cast<Hosted>(session.data);
-  if (options_.seconds_per_session > 0 && hosted.spent > options_.seconds_per_session) {
-    wire::refuse(Code::capacity, "[env] this session has used its ", options_.seconds_per_session,
-                 " s");
-  }
-  using Clock = std::chrono::steady_clock;
-  const auto begin = Clock::now();
-  const std::string& type = message.type;
-  Message reply;
-  if (type == "step") {
-    reply = hosted.step(message);
-    const ArrayView* outcome = reply.find("outcome");
-    steps_ += static_cast<uint64_t>(outcome->numel() / hosted.agents());
-  } else if (type == "reset") {
-    reply = hosted.reset(message);
-  } else if (type == "observe") {
-    reply = hosted.observe();
-  } else if (type == "snapshot") {
-    reply = hosted.snapshot(message);
-  } else if (type == "restore") {
-    reply = hosted.restore(message);
-  } else if (type == "fork") {
-    reply = hosted.fork(message);
-  } else if (type == "render") {
-    reply = hosted.render(message);
-  } else {
-    wire::refuse(Code::unknown_type, "[env] no request '", type, "'");
-  }
-  const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-  hosted.spent += seconds;
-  if (type == "step") stepping_ += seconds;
-  return reply;
+std::unique_ptr<EnvBatch> EnvService::make(const Served& env, const BatchOptions& batch) const {
+  return env.python ? make_python_batch(env.id, batch, options_.host) : make_batch(env.id, batch);
+}
+
+void EnvService::greet(const Hosted& hosted, const Served& env, Message& welcome) const {
+  welcome.fields.set("server", "bessemer " BESSEMER_VERSION);
+  welcome.fields.set("env", env.name);
+  welcome.fields.set("num_envs", hosted.envs);
+  welcome.fields.set("spec", spec_to_map(hosted.batch().spec()));
+  welcome.fields.set("spec_hash", env.hash);
+  welcome.fields.set("capabilities", capabilities(env.python));
+}
+
+void EnvService::open_elsewhere(const std::string& key, const std::shared_ptr<Hosted>& hosted,
+                                const Served& env, const BatchOptions& batch) {
+  begin_job(hosted, [this, key, hosted, &env, batch]() -> std::function<void()> {
+    std::optional<wire::WireError> problem;
+    try {
+      hosted->use(make(env, batch));
+    } catch (...) {
+      problem = wire::current_error();
+    }
+    return [this, key, hosted, &env, problem] {
+      if (problem) return server_->deny(key, problem->code(), problem->what());
+      Message welcome;
+      greet(*hosted, env, welcome);
+      server_->welcome(key, std::move(welcome));
+    };
+  });
 }
 
 void EnvService::close(wire::Session& session, std::string_view) {
   if (!session.data) return;
-  instances_ -= std::static_pointer_cast<Hosted>(session.data)->batch->num_envs();
+  auto hosted = std::static_pointer_cast<Hosted>(session.data);
   session.data.reset();
+  instances_ -= hosted->envs;
+  hosted->closed = true;
+  hosted->cancelled = true;
+  // Processes take their time to end.
+  if (hosted->python && jobs_)
+    jobs_->run([hosted = std::move(hosted)]() mutable { hosted.reset(); });
+}
+
+// Requests
+
+void EnvService::begin_job(const std::shared_ptr<Hosted>& hosted, Job job) {
+  hosted->running = true;
+  running_.insert(hosted);
+  jobs_->run([this, hosted, job = std::move(job)] {
+    wait_cancelled = &hosted->cancelled;
+    std::function<void()> done = job();
+    wait_cancelled = nullptr;
+    // The reply's arrays lie in the environments' buffers: the next request waits until it is sent.
+    server_->post([this, hosted, done = std::move(done)] {
+      hosted->running = false;
+      running_.erase(hosted);
+      if (!hosted->closed) done();
+    });
+  });
+}
+
+std::optional<Message> EnvService::request(wire::Session& session, Message& message) {
+  const auto hosted = std::static_pointer_cast<Hosted>(session.data);
+  if (hosted->running || !hosted->waiting.empty()) {
+    hosted->waiting.push_back(std::move(message));
+    return std::nullopt;
+  }
+  check_time(*hosted);
+  if (!server_ || hosted->quick(message)) {
+    Message reply = hosted->answer(message);
+    account(*hosted, message, reply);
+    return reply;
+  }
+  answer_elsewhere(session.key, hosted, std::move(message));
+  return std::nullopt;
+}
+
+void EnvService::check_time(const Hosted& hosted) const {
+  if (options_.seconds_per_session > 0 && hosted.spent > options_.seconds_per_session) {
+    wire::refuse(Code::capacity, "[env] this session has used its ", options_.seconds_per_session,
+                 " s");
+  }
+}
+
+void EnvService::account(Hosted& hosted, const Message& request, const Message& reply) {
+  hosted.spent += hosted.last_seconds;
+  if (request.type != "step") return;
+  const int64_t rows = reply.find("outcome")->numel();
+  const auto steps = static_cast<uint64_t>(rows / hosted.batch().spec().rows);
+  hosted.steps += steps;
+  steps_ += steps;
+  stepping_ += hosted.last_seconds;
+}
+
+void EnvService::answer_elsewhere(const std::string& key, const std::shared_ptr<Hosted>& hosted,
+                                  Message message) {
+  begin_job(hosted, [this, key, hosted, message = std::move(message)]() -> std::function<void()> {
+    Message reply;
+    std::optional<wire::WireError> problem;
+    try {
+      reply = hosted->answer(message);
+    } catch (...) {
+      problem = wire::current_error();
+    }
+    return [this, key, hosted, message, reply = std::move(reply), problem] {
+      if (problem) {
+        server_->reply_error(key, message.id, problem->code(), problem->what());
+      } else {
+        account(*hosted, message, reply);
+        server_->reply(key, message.id, reply);
+      }
+      next(key, hosted);
+    };
+  });
+}
+
+/// Those that came meanwhile, until one of them takes long again.
+void EnvService::next(const std::string& key, const std::shared_ptr<Hosted>& hosted) {
+  while (!hosted->waiting.empty() && !hosted->running && !hosted->closed) {
+    Message message = std::move(hosted->waiting.front());
+    hosted->waiting.pop_front();
+    try {
+      check_time(*hosted);
+      if (!hosted->quick(message)) {
+        answer_elsewhere(key, hosted, std::move(message));
+        return;
+      }
+      Message reply = hosted->answer(message);
+      account(*hosted, message, reply);
+      server_->reply(key, message.id, std::move(reply));
+    } catch (...) {
+      const wire::WireError error = wire::current_error();
+      server_->reply_error(key, message.id, error.code(), error.what());
+    }
+  }
 }
 
 Message EnvService::info(const Message& ask) {
@@ -323,17 +269,17 @@ Message EnvService::info(const Message& ask) {
     wire::refuse(Code::unknown_type, "[env] '", ask.type, "' needs a session");
   }
   List envs;
-  for (const std::string& id : ids_) {
-    const Spec& spec = env_spec(id);
-    envs.emplace_back(Map{{"id", id}, {"spec_hash", spec_hash(spec)}, {"spec", spec_to_map(spec)}});
+  for (const Served& env : served_) {
+    envs.emplace_back(Map{{"id", env.name},
+                          {"spec_hash", env.hash},
+                          {"capabilities", capabilities(env.python)},
+                          {"spec", spec_to_map(env.spec)}});
   }
-  List capabilities;
-  for (const std::string_view name : kCapabilities) capabilities.emplace_back(name);
   Message reply;
   reply.fields = {{"server", "bessemer " BESSEMER_VERSION},
                   {"service", "env"},
                   {"protocol", List{Value(wire::kProtocol)}},
-                  {"capabilities", std::move(capabilities)},
+                  {"capabilities", capabilities(false)},
                   {"envs", std::move(envs)},
                   {"instances", instances_},
                   {"max_instances", options_.instances},

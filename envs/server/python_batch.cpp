@@ -50,13 +50,26 @@ wire::Map option_map(const Options& options) {
   return map;
 }
 
-Spec ask_spec(HostProcess& process, const Options& options, double seconds) {
-  process.push('D', wire::pack({{"options", option_map(options)}}));
+wire::Map asked_map(HostProcess& process, char letter, const Options& options, double seconds) {
+  process.push(letter, wire::pack({{"options", option_map(options)}}));
   process.flush();
   const std::string frame = process.answer(seconds);
-  Spec spec = spec_from_map(wire::unpack(std::string_view(frame).substr(1)));
-  check_spec(spec);
-  return spec;
+  return wire::unpack(std::string_view(frame).substr(1));
+}
+
+Spec ask_spec(HostProcess& process, const Options& options, const HostOptions& host) {
+  wire::Map spec = asked_map(process, 'D', options, host.start_deadline);
+  try {
+    for (auto& [key, value] : asked_map(process, 'I', options, host.deadline).items) {
+      spec.set(key, std::move(value));
+    }
+  } catch (const HostGone&) {
+    // An environment that a random action brings down has no infos, and says why in its turn.
+  } catch (const HostError&) {
+  }
+  Spec out = spec_from_map(spec);
+  check_spec(out);
+  return out;
 }
 
 class PythonBatch final : public BatchBase {
@@ -554,7 +567,7 @@ const Spec& python_spec(const std::string& id, const Options& options, const Hos
   try {
     process.start();
     process.answer(host.start_deadline);
-    spec = ask_spec(process, options, host.start_deadline);
+    spec = ask_spec(process, options, host);
   } catch (const HostGone& gone) {
     throw HostError(cat("[host] ", target_of(id), ": ", gone.what()));
   }

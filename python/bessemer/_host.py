@@ -3,8 +3,8 @@
 envs/server/python_host.cpp starts it and talks to it over the socket that is descriptor 3, so
 that what the code prints never meets the protocol. A frame is a u32 length, a letter, a payload:
 
-    to here    L load   D describe   M make   R reset   A act   P picture   W save   X restore
-               C call (a reward function)
+    to here    L load   D describe   I probe   M make   R reset   A act   P picture   W save
+               X restore   C call (a reward function)
     from here  S spec   K done   O outcome   G picture   B state   V scores   E error
                F fault   Z fault, and this process ends
 
@@ -350,7 +350,6 @@ class Environments:
         meta = getattr(env, "metadata", None) or {}
         registered = getattr(env, "spec", None)
         threshold = getattr(registered, "reward_threshold", None)
-        infos, picture = self.probe(env)
         close(env)
         return {
             "id": self.target.__name__,
@@ -358,40 +357,38 @@ class Environments:
             "observation": [leaf.channel() for leaf in self.observed],
             "action": [self.action.channel()],
             "rewards": [],
-            "infos": infos,
+            "infos": [],
             "action_mask": False,
             "rows": 1,
             "max_episode_steps": int(getattr(registered, "max_episode_steps", None) or 0),
             "reward_threshold": None if threshold is None else float(threshold),
             "render_fps": float(meta.get("render_fps") or 50),
-            "render_width": picture[1] if picture else 600,
-            "render_height": picture[0] if picture else 400,
+            "render_width": 600,
+            "render_height": 400,
             "options": [option(p.name, p.default, p.annotation) for p in self.known.values()],
             "reset_options": [option(k, v) for k, v in (meta.get("reset_options") or {}).items()],
         }
 
-    def probe(self, env):
+    def probe(self, options):
         """Numeric infos that a reset and a step show, and the size of a picture."""
-        found, picture = {}, None
-        try:
-            shown = [env.reset(seed=0)[1]]
-            if self.draws:
-                frame = env.render()
-                if isinstance(frame, np.ndarray) and frame.ndim == 3:
-                    picture = frame.shape
-            shown.append(env.step(env.action_space.sample())[4])
-            for info in shown:
-                for name, value in info.items():
-                    array = np.asarray(value)
-                    if isinstance(name, str) and array.dtype.name in DTYPES and array.ndim <= 4:
-                        found.setdefault(name, array)
-        except Exception:  # it shows again where it matters: in a reset or a step
-            pass
+        self.use(options)
+        env = self.create()
+        env.action_space.seed(0)
+        shown, found = [env.reset(seed=0)[1]], {}
+        frame = env.render() if self.draws else None
+        size = frame.shape[:2] if isinstance(frame, np.ndarray) and frame.ndim == 3 else (400, 600)
+        shown.append(env.step(env.action_space.sample())[4])
+        close(env)
+        for info in shown:
+            for name, value in info.items():
+                array = np.asarray(value)
+                if isinstance(name, str) and array.dtype.name in DTYPES and array.ndim <= 4:
+                    found.setdefault(name, array)
         infos = [
             channel(name, "box", DTYPES[array.dtype.name], array.shape)
             for name, array in found.items()
         ]
-        return infos[:16], picture
+        return {"infos": infos[:16], "render_height": size[0], "render_width": size[1]}
 
     def make(self, options, count, infos):
         self.use(options)
@@ -535,6 +532,8 @@ class Host:
                 self.send(b"K")
             elif letter == b"D":
                 self.send(b"S" + msgpack.packb(self.subject.describe(**arguments)))
+            elif letter == b"I":
+                self.send(b"S" + msgpack.packb(self.subject.probe(**arguments)))
             elif letter == b"M":
                 self.subject.make(**arguments)
                 self.send(b"K")
@@ -578,7 +577,7 @@ class Host:
     def run(self):
         for frame in self.frames():
             letter, payload = frame[:1], frame[1:]
-            if letter in (b"L", b"D", b"M", b"C"):
+            if letter in (b"L", b"D", b"I", b"M", b"C"):
                 self.call(letter, msgpack.unpackb(payload))
             else:
                 self.act(letter, struct.unpack_from("<I", payload)[0], payload[4:])

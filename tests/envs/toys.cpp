@@ -1,6 +1,8 @@
 // Environments made to test the batch: one that counts, one with two agents, one with every kind of
 // channel.
+#include <chrono>
 #include <stdexcept>
+#include <thread>
 
 #include "envs/batch.h"
 
@@ -8,7 +10,7 @@ namespace bessemer {
 namespace {
 
 /// Observes how many steps were taken and a draw of the episode; ends after `end`; throws at
-/// `throw_at`.
+/// `throw_at`; every step takes `sleep` seconds.
 struct Count {
   using Action = float;
 
@@ -18,6 +20,7 @@ struct Count {
     s.observation = {{.name = "obs", .shape = {2}}};
     s.action = {{.name = "action", .shape = {2}, .low = {-1, -2}, .high = {1, 2}}};
     s.options = {{.name = "end", .type = Option::Type::integer, .fallback = "3", .min = 1},
+                 {.name = "sleep", .fallback = "0", .min = 0},
                  {.name = "throw_at", .type = Option::Type::integer, .fallback = "0"},
                  {.name = "throw_in_reset", .type = Option::Type::boolean, .fallback = "false"}};
     s.reset_options = {{.name = "from", .fallback = "0"}};
@@ -25,6 +28,7 @@ struct Count {
   }
   explicit Count(const Settings& o)
       : end_(o.integer("end")),
+        sleep_(o.number("sleep")),
         throw_at_(o.integer("throw_at")),
         reset_(o.boolean("throw_in_reset")) {}
 
@@ -35,6 +39,7 @@ struct Count {
   }
   StepResult step(std::span<const float> action, Pcg64&) {
     count_ += 1;
+    if (sleep_ > 0) std::this_thread::sleep_for(std::chrono::duration<double>(sleep_));
     if (count_ == static_cast<double>(throw_at_)) throw std::runtime_error("the world broke");
     return {.reward = count_ + action[1], .terminated = count_ >= static_cast<double>(end_)};
   }
@@ -45,7 +50,9 @@ struct Count {
   void state(StateIo& io) { io(count_, draw_); }
 
  private:
-  int64_t end_, throw_at_;
+  int64_t end_;
+  double sleep_;
+  int64_t throw_at_;
   bool reset_;
   double count_ = 0, draw_ = 0;
 };

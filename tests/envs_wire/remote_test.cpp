@@ -12,30 +12,12 @@
 #include "envs/client/conform.h"
 #include "envs/client/remote_batch.h"
 #include "envs/render/canvas.h"
-#include "envs/server/env_service.h"
 #include "envs/wire/spec_map.h"
+#include "tests/envs_wire/serving.h"
 
 using namespace bessemer;
 
 namespace {
-
-struct Serving {  // a server on its own thread
-  EnvService service;
-  wire::Server server;
-  std::string address;
-  std::thread thread;
-  explicit Serving(const ServeOptions& options = {}, const std::string& where = "tcp://127.0.0.1:*")
-      : service(options),
-        server(service, options.wire),
-        address(server.bind(where)),
-        thread([this] { server.run(); }) {
-    service.attach(server);
-  }
-  ~Serving() {
-    server.stop();
-    thread.join();
-  }
-};
 
 /// Every buffer that a batch can fill.
 struct Everything {
