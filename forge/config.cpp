@@ -108,6 +108,7 @@ Recipe load_recipe_text(std::string_view text, const std::string& file,
       std::erase_if(recipe.root.entries,
                     [&](const RecipeNode::Entry& entry) { return entry.key == other; });
   recipe.name = std::filesystem::path(file).stem().string();
+  recipe.file = file;
 
   RecipeReader reader(recipe.root, kUnavailable, file, user_of(recipe));
   try {

@@ -32,6 +32,7 @@ struct Recipe {
   MetricsConfig metrics;
 
   std::string name;  // the file's name without its ending
+  std::string file;  // as it was given; empty: none
   RecipeNode root;   // what was read, for the positions of later errors
 
   /// Every key of the schema. The order is that of the resolved recipe.

@@ -33,6 +33,8 @@ Evaluation evaluate(Algorithm& algorithm, int64_t episodes, int64_t seed, bool d
   Evaluation out;
   out.returns = std::move(result.returns);
   out.lengths = std::move(result.lengths);
+  out.scores = result.scores;
+  out.means = std::move(result.means);
   out.step = algorithm.steps();
   out.seed = seed;
   out.deterministic = deterministic;
@@ -45,6 +47,8 @@ Evaluation evaluate(Algorithm& algorithm, int64_t episodes, int64_t seed, bool d
 
 std::string evaluation_json(const Evaluation& e) {
   JsonObject json;
+  if (e.scores) json.add("score", e.mean);
+  for (const auto& [name, value] : e.means) json.add(name, value);
   json.add("mean", e.mean).add("std", e.std).add("iqm", e.iqm);
   json.add_raw("interval", interval_json(e.interval));
   if (!e.returns.empty()) {
@@ -59,12 +63,19 @@ std::string evaluation_json(const Evaluation& e) {
 }
 
 std::string evaluation_text(const Evaluation& e) {
+  if (e.scores) {
+    std::string out = cat("score ", brief(e.mean), " on ", e.returns.size(), " held-out items");
+    for (const auto& [name, value] : e.means)
+      out += cat(", ", name.substr(name.rfind('/') + 1), " ", brief(value));
+    return out;
+  }
   return cat("mean ", brief(e.mean), " ± ", brief(e.std), ", IQM ", brief(e.iqm),
              " (95 % interval ", brief(e.interval.first), " to ", brief(e.interval.second), "), ",
              e.returns.size(), " episodes");
 }
 
-std::vector<std::string> evaluation_metric_names() {
+std::vector<std::string> evaluation_metric_names(bool scores) {
+  if (scores) return {"eval/score", "eval/mean_length", "eval/reward", "eval/loss"};
   return {"eval/mean_reward", "eval/std_reward", "eval/iqm_reward", "eval/mean_ep_length"};
 }
 
@@ -72,6 +83,12 @@ void add_evaluation(const Evaluation& e, Metrics& metrics) {
   double length = 0;
   for (int64_t l : e.lengths) length += static_cast<double>(l);
   if (!e.lengths.empty()) length /= static_cast<double>(e.lengths.size());
+  if (e.scores) {
+    metrics.last("eval/score", e.mean);
+    metrics.last("eval/mean_length", length);
+    for (const auto& [name, value] : e.means) metrics.last(name, value);
+    return;
+  }
   metrics.last("eval/mean_reward", e.mean);
   metrics.last("eval/std_reward", e.std);
   metrics.last("eval/iqm_reward", e.iqm);

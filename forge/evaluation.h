@@ -18,6 +18,9 @@ struct Evaluation {
   bool deterministic = true;
   double mean = 0, std = 0, iqm = 0;
   std::pair<double, double> interval;  // 95 % bootstrap interval of the interquartile mean
+  /// Of a language model: `returns` are scores of held-out items, `means` what else was measured.
+  bool scores = false;
+  std::vector<std::pair<std::string, double>> means;
 };
 
 /// Runs the episodes and sums them up.
@@ -27,8 +30,9 @@ Evaluation evaluate(Algorithm& algorithm, int64_t episodes, int64_t seed, bool d
 std::string evaluation_json(const Evaluation& evaluation);
 /// "mean 487.3 ± 20.1, IQM 500 (95 % interval 480 to 500), 100 episodes"
 std::string evaluation_text(const Evaluation& evaluation);
-/// The names under which an evaluation appears among the metrics, and can stop a run.
-std::vector<std::string> evaluation_metric_names();
+/// The names under which an evaluation appears among the metrics, and can stop a run; those of a
+/// language model beside its environment's own ("eval/rewards/...").
+std::vector<std::string> evaluation_metric_names(bool scores = false);
 void add_evaluation(const Evaluation& evaluation, Metrics& metrics);
 
 /// Several seeds of one recipe: one score (mean return) a seed.

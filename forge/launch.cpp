@@ -27,6 +27,7 @@ int64_t step_of(const std::filesystem::path& checkpoint) {
 
 /// A film is a present, not a result: where it cannot be made the run is as good without.
 void film_run(Algorithm& algorithm, const RunConfig& config, const std::string& file) {
+  if (config.uses() & kUsesLanguage) return;  // there is nothing to see
   if (!video_available()) {
     std::fputs("no video: this build has no FFmpeg libraries\n", stderr);
     return;
@@ -62,6 +63,10 @@ TrainedPolicy load_trained_policy(const std::string& path) {
   verify_checkpoint(checkpoint);
   out.step = step_of(checkpoint);
   out.pool = std::make_unique<ThreadPool>(static_cast<int>(out.recipe.run.placement.threads));
+  if (out.recipe.run.uses() & kUsesLanguage) {
+    out.recipe.run.act_only = true;
+    out.recipe.run.init.folder = checkpoint.string();
+  }
   out.algorithm = make_algorithm(out.recipe.run, *out.pool);
   out.algorithm->load_policy(checkpoint);
   return out;

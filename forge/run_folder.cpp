@@ -19,7 +19,7 @@ namespace fs = std::filesystem;
 
 bool written_by_a_run(const std::string& name) {
   for (std::string_view known :
-       {"recipe.yaml", "parent.yaml", "metrics.jsonl", "checkpoints", "eval.json", "aggregate.json",
+       {"recipe.yaml", "parent.yaml", "metrics.jsonl", "completions.jsonl", "checkpoints", "eval.json", "aggregate.json",
         "video.mp4", "logs", "trace", "trace.json"}) {
     if (name == known) return true;
   }

@@ -6,7 +6,10 @@
 #include <cstdio>
 
 #include "core/base/trace.h"
+#include "forge/completion_log.h"
 #include "forge/interrupt.h"
+#include "forge/plan_language.h"
+#include "forge/prerequisites.h"
 #include "forge/sinks.h"
 #include "trainer/checkpoint.h"
 
@@ -37,7 +40,9 @@ bool reached(const std::vector<std::pair<std::string, double>>& stop, const Metr
 void check_stop(const Recipe& recipe) {
   for (const auto& [name, bound] : recipe.run.trainer.stop) {
     if (!name.starts_with("eval/")) continue;
-    const std::vector<std::string> names = evaluation_metric_names();
+    const bool language = recipe.run.uses() & kUsesLanguage;
+    if (language && name.starts_with("eval/rewards/")) continue;
+    const std::vector<std::string> names = evaluation_metric_names(language);
     const std::string where = recipe.where(cat("trainer.stop.", name));
     BESSEMER_CHECK(std::find(names.begin(), names.end(), name) != names.end(), RecipeError, where,
                    "no evaluation measures '", name, "'", did_you_mean(name, names));
@@ -103,9 +108,9 @@ class TraceScope {
 /// One run inside its folder, from wherever its algorithm stands to its end.
 class Session {
  public:
-  Session(const Runner& runner, const Recipe& recipe, RunFolder folder)
+  Session(const Runner& runner, Recipe recipe, RunFolder folder)
       : runner_(runner),
-        recipe_(recipe),
+        recipe_(std::move(recipe)),
         config_(recipe_.run),
         folder_(std::move(folder)),
         pool_(static_cast<int>(config_.placement.threads)),
@@ -134,7 +139,7 @@ class Session {
     open_sinks(resumed);
     if (recipe_.metrics.trace) trace_.emplace(folder_);
     const auto begin = Clock::now();
-    const int64_t batch = config_.rollout.steps * config_.env.num;
+    const int64_t batch = config_.steps_per_iteration();
     bool go_on = algorithm_->steps() < config_.trainer.total_steps;
     while (go_on) {
       const int64_t before = algorithm_->steps();
@@ -146,6 +151,7 @@ class Session {
         judge();
         add_evaluation(*judged_, metrics);
       }
+      show_completions(after);
       const MetricsRow row{after, after / batch, seconds_since(begin), metrics};
       for (const auto& sink : sinks_) sink->write(row);
       if (after >= config_.trainer.total_steps) {
@@ -206,7 +212,12 @@ class Session {
 
   void open_sinks(bool resumed) {
     const int64_t step = algorithm_->steps();
-    if (resumed) truncate_jsonl(folder_.metrics().string(), step);
+    if (resumed) {
+      truncate_jsonl(folder_.metrics().string(), step);
+      truncate_jsonl(folder_.completions().string(), step);
+    }
+    completions_.emplace(folder_.completions().string(),
+                         recipe_.metrics.console && runner_.announce);
     if (recipe_.metrics.jsonl) sinks_.push_back(jsonl_sink(folder_.metrics().string()));
     if (recipe_.metrics.tensorboard) {
       sinks_.push_back(tensorboard_sink(folder_.root.string(),
@@ -228,13 +239,25 @@ class Session {
   fs::path checkpoint() {
     const trace::Span span("checkpoint");
     for (const auto& sink : sinks_) sink->flush();
+    if (completions_) completions_->flush();
     return write_checkpoint(folder_.checkpoints(), algorithm_->steps(), config_.checkpoint.keep,
                             [&](const fs::path& folder) { algorithm_->save(folder); });
+  }
+
+  void show_completions(int64_t step) {
+    const std::vector<CompletionRecord> completions = algorithm_->take_completions();
+    if (completions.empty()) return;
+    // the block of measurements is drawn first, so that it is not torn apart
+    for (const auto& sink : sinks_)
+      if (completions.back().kind == "eval") sink->flush();
+    completions_->write(step, completions);
   }
 
   void finish(bool with_video) {
     if (!judged_ || judged_->step != algorithm_->steps()) judge();
     summary_.evaluation = std::move(judged_);
+    show_completions(algorithm_->steps());
+    completions_->flush();
     if (with_video && runner_.video) runner_.video(*algorithm_, config_, folder_.video().string());
     // last, because it says that the run is complete
     write_text_file(folder_.evaluation(), evaluation_json(*summary_.evaluation) + "\n");
@@ -259,9 +282,45 @@ class Session {
   std::unique_ptr<Algorithm> algorithm_;
   int64_t first_step_ = 0;
   std::vector<std::unique_ptr<Sink>> sinks_;
+  std::optional<CompletionLog> completions_;
   std::optional<Evaluation> judged_;
   RunSummary summary_;
 };
+
+/// A run that others stand on was interrupted: so are they.
+struct PrerequisiteInterrupted {
+  RunSummary summary;
+};
+
+/// The recipe with everything it stands on in place; runs that are missing or not finished come
+/// first.
+Recipe provide(const Runner& runner, Recipe recipe) {
+  use_paths(recipe);
+  for (const Prerequisite& p : prerequisites_of(recipe)) {
+    if (!p.finished) {
+      if (runner.announce)
+        std::fprintf(stderr, "%s: %s is %s, it comes first\n", p.key.c_str(), p.folder.root.c_str(),
+                     p.begun ? "unfinished" : "missing");
+      Runner first = runner;
+      first.video = {};
+      RunSummary summary =
+          p.begun ? first.resume(p.folder.root.string(), {}) : first.run(p.recipe, false);
+      if (summary.end == RunEnd::interrupted) throw PrerequisiteInterrupted{std::move(summary)};
+    }
+    use_prerequisite(recipe, p);
+  }
+  return recipe;
+}
+
+/// What `body` gives, or the summary of the prerequisite that was interrupted under it.
+template <class Body>
+RunSummary unless_interrupted(Body&& body) {
+  try {
+    return body();
+  } catch (PrerequisiteInterrupted& interrupted) {
+    return std::move(interrupted.summary);
+  }
+}
 
 /// The run was complete when `folder` was last left, and the recipe asks for no more steps than
 /// then.
@@ -295,7 +354,7 @@ struct Beginning {
   Beginning(const Runner& runner, const Recipe& recipe, const RunFolder& folder, bool force,
             const fs::path& checkpoint = {}) {
     const auto make = [&] {
-      session = std::make_unique<Session>(runner, recipe, folder);
+      session = std::make_unique<Session>(runner, provide(runner, recipe), folder);
       if (!checkpoint.empty()) session->load(checkpoint);
     };
     const bool late = needs_processes(recipe);
@@ -314,7 +373,7 @@ struct Beginning {
 RunSummary go_on(const Runner& runner, const Recipe& recipe, const RunFolder& folder,
                  bool with_video) {
   const RunLock lock(folder);
-  Session session(runner, recipe, folder);
+  Session session(runner, provide(runner, recipe), folder);
   const fs::path checkpoint = latest_checkpoint(folder.checkpoints());
   if (!checkpoint.empty()) {
     verify_checkpoint(checkpoint);
@@ -360,11 +419,19 @@ RunSummary run_seeds(const Runner& runner, const Recipe& recipe, const RunFolder
 Plan make_plan(const Recipe& recipe, const AlgorithmFactory& factory) {
   check_stop(recipe);
   const RunConfig& config = recipe.run;
+  const bool language = config.uses() & kUsesLanguage;
+  Recipe planned = recipe;
+  std::vector<Prerequisite> prerequisites;
+  if (language) {
+    use_paths(planned);
+    prerequisites = prerequisites_of(recipe);
+    planned = planned_recipe(std::move(planned), prerequisites);
+  }
   ThreadPool pool(static_cast<int>(config.placement.threads));
-  const std::unique_ptr<Algorithm> algorithm = make_algorithm_of(recipe, factory, pool, {});
+  const std::unique_ptr<Algorithm> algorithm = make_algorithm_of(planned, factory, pool, {});
   Plan plan;
   plan.threads = pool.threads();
-  plan.batch = config.rollout.steps * config.env.num;
+  plan.batch = config.steps_per_iteration();
   plan.iterations = (config.trainer.total_steps + plan.batch - 1) / plan.batch;
   plan.parameters = algorithm->parameters();
   plan.memory_bytes = algorithm->memory_bytes();
@@ -373,7 +440,9 @@ Plan make_plan(const Recipe& recipe, const AlgorithmFactory& factory) {
   };
   const int64_t minibatches =
       (plan.batch + config.trainer.batch_size - 1) / config.trainer.batch_size;
-  line("environment", cat(config.env.id, ", ", config.env.num, " instances"));
+  const std::string unit = language ? "items" : "episodes";
+  line("environment", language ? config.env.id.empty() ? "none" : config.env.id
+                               : cat(config.env.id, ", ", config.env.num, " instances"));
   line("algorithm",
        cat(config.trainer.algo, ", ", short_number(static_cast<double>(plan.parameters)),
            " parameters on ", recipe.device));
@@ -386,10 +455,14 @@ Plan make_plan(const Recipe& recipe, const AlgorithmFactory& factory) {
                         rows % workers == 0 ? "" : cat(rows / workers, " or "), most,
                         " instances each; lease ", config.placement.lease, " s"));
   }
-  line("rollout", cat(plan.batch, " samples = ", config.rollout.steps, " steps x ", config.env.num,
-                      " instances"));
-  line("updates", cat(config.trainer.epochs, " epochs x ", minibatches, " minibatches of ",
-                      std::min(config.trainer.batch_size, plan.batch)));
+  if (language) {
+    language_plan(recipe, prerequisites, line);
+  } else {
+    line("rollout", cat(plan.batch, " samples = ", config.rollout.steps, " steps x ",
+                        config.env.num, " instances"));
+    line("updates", cat(config.trainer.epochs, " epochs x ", minibatches, " minibatches of ",
+                        std::min(config.trainer.batch_size, plan.batch)));
+  }
   line("steps", cat(config.trainer.total_steps, " in ", plan.iterations, " iterations"));
   line("staleness", config.trainer.algo == "appo" && config.placement.mode != "inline"
                         ? cat("at most ", config.placement.max_staleness,
@@ -398,7 +471,7 @@ Plan make_plan(const Recipe& recipe, const AlgorithmFactory& factory) {
   line("memory", cat(short_number(static_cast<double>(plan.memory_bytes)), "B"));
   line("evaluation",
        cat(config.eval.every > 0 ? cat("every ", config.eval.every, " steps and ") : "",
-           "at the end, ", config.eval.episodes, " episodes"));
+           "at the end, ", config.eval.episodes, " ", unit));
   line("checkpoints",
        cat(config.checkpoint.every > 0 ? cat("every ", config.checkpoint.every, " steps and ") : "",
            "at the end, the newest ", config.checkpoint.keep, " kept"));
@@ -415,10 +488,12 @@ RunSummary Runner::run(Recipe recipe, bool force) {
     make_plan(recipe, factory);  // so that a wrong recipe leaves no folder behind
     const RunLock lock = create_run_folder(folder, force);
     write_recipe(folder, recipe);
-    return run_seeds(*this, recipe, folder);
+    return unless_interrupted([&] { return run_seeds(*this, recipe, folder); });
   }
-  const Beginning beginning(*this, recipe, folder, force);
-  return beginning.session->train(false, true);
+  return unless_interrupted([&] {
+    const Beginning beginning(*this, recipe, folder, force);
+    return beginning.session->train(false, true);
+  });
 }
 
 RunSummary Runner::resume(const std::string& path, std::span<const std::string> overrides) {
@@ -433,13 +508,13 @@ RunSummary Runner::resume(const std::string& path, std::span<const std::string> 
   if (after.seeds) {
     const RunLock lock(folder);
     write_recipe(folder, after);
-    return run_seeds(*this, after, folder);
+    return unless_interrupted([&] { return run_seeds(*this, after, folder); });
   }
   if (complete(folder, after) && announce) {
     std::fprintf(stderr, "%s is complete; a larger trainer.total_steps goes on with it\n",
                  path.c_str());
   }
-  return go_on(*this, after, folder, true);
+  return unless_interrupted([&] { return go_on(*this, after, folder, true); });
 }
 
 RunSummary Runner::fork(const std::string& path, std::span<const std::string> overrides,

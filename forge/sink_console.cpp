@@ -42,9 +42,17 @@ struct Named {
   std::string_view metric, label;
 };
 constexpr Named kLosses[] = {
-    {"train/policy_gradient_loss", "policy"}, {"train/value_loss", "value"},
-    {"train/entropy_loss", "entropy"},        {"train/approx_kl", "kl"},
-    {"train/clip_fraction", "clip"},          {"train/explained_variance", "explained"},
+    {"train/policy_gradient_loss", "policy"},
+    {"train/value_loss", "value"},
+    {"train/entropy_loss", "entropy"},
+    {"train/approx_kl", "kl"},
+    {"train/clip_fraction", "clip"},
+    {"train/explained_variance", "explained"},
+    {"loss", "loss"},
+    {"kl", "kl"},
+    {"entropy", "entropy"},
+    {"grad_norm", "grad"},
+    {"mismatch_kl", "mismatch"},
 };
 
 class ConsoleSink final : public Sink {
@@ -70,7 +78,9 @@ class ConsoleSink final : public Sink {
       draw();
     } else {
       // the first line soon, the next ones at growing distances, evaluations always
-      if (now - shown_ < pause_ && !row.metrics.has("eval/mean_reward")) return;
+      if (now - shown_ < pause_ && !row.metrics.has("eval/mean_reward") &&
+          !row.metrics.has("eval/score"))
+        return;
       if (shown_ != Clock::time_point{})
         pause_ = std::min(pause_ * 2, Clock::duration(std::chrono::seconds(30)));
       shown_ = now;
@@ -114,12 +124,29 @@ class ConsoleSink final : public Sink {
   }
 
   std::string returns() const {
+    if (latest_.has("learning_rate")) return scores();
     std::string out = "return ";
     out += latest_.has("rollout/ep_rew_mean") ? brief(latest_.get("rollout/ep_rew_mean")) : "-";
     if (latest_.has("rollout/ep_len_mean"))
       out += cat("  length ", brief(latest_.get("rollout/ep_len_mean")));
     if (latest_.has("eval/mean_reward"))
       out += cat("  eval ", brief(latest_.get("eval/mean_reward")));
+    return out;
+  }
+  /// What a language model is doing, as far as its algorithm measures it.
+  std::string scores() const {
+    static constexpr Named kShown[] = {{"eval/score", "score"},
+                                       {"reward", "reward"},
+                                       {"completions/mean_length", "length"},
+                                       {"mean_token_accuracy", "accuracy"},
+                                       {"accuracy", "accuracy"},
+                                       {"rewards/accuracies", "accuracy"},
+                                       {"rewards/margins", "margin"}};
+    std::string out;
+    for (const Named& one : kShown) {
+      if (!latest_.has(one.metric)) continue;
+      out += cat(out.empty() ? "" : "  ", one.label, " ", brief(latest_.get(one.metric)));
+    }
     return out;
   }
   std::string losses() const {

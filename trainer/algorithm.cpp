@@ -3,12 +3,41 @@
 #include "trainer/appo.h"
 #include "trainer/ppo.h"
 
+#ifdef BESSEMER_HAS_TEXT
+#include "trainer/language/online.h"
+#include "trainer/language/pairs.h"
+#include "trainer/language/sft.h"
+#endif
+
 namespace bessemer {
+
+namespace {
+
+std::unique_ptr<Algorithm> make_language_algorithm([[maybe_unused]] const RunConfig& config,
+                                                   [[maybe_unused]] ThreadPool& pool) {
+#ifdef BESSEMER_HAS_TEXT
+  switch (config.uses()) {
+    case kUsesSft:
+      return std::make_unique<Sft>(config, pool);
+    case kUsesReward:
+      return std::make_unique<RewardTrainer>(config, pool);
+    case kUsesDpo:
+      return std::make_unique<Dpo>(config, pool);
+    case kUsesGrpo:
+      return std::make_unique<Grpo>(config, pool);
+    default:
+      return std::make_unique<PpoLanguage>(config, pool);
+  }
+#else
+  fail<ValueError>("trainer.algo: this build has no text: it was made without PCRE2");
+#endif
+}
+
+}  // namespace
 
 std::unique_ptr<Algorithm> make_algorithm(const RunConfig& config, ThreadPool& pool,
                                           const SourceFactory& sources) {
-  BESSEMER_CHECK(!(config.uses() & kUsesLanguage), ValueError,
-                 "trainer.algo: language models cannot be trained in this build");
+  if (config.uses() & kUsesLanguage) return make_language_algorithm(config, pool);
   if (config.trainer.algo == "ppo")
     return std::make_unique<Ppo>(config, pool, EnvFactory(), sources);
   if (config.trainer.algo == "appo")

@@ -13,13 +13,17 @@
 #include "core/base/thread_pool.h"
 #include "envs/spec.h"
 #include "rollout/source.h"
+#include "trainer/completion.h"
 #include "trainer/config.h"
 
 namespace bessemer {
 
 struct EvalResult {
-  std::vector<double> returns;
-  std::vector<int64_t> lengths;
+  std::vector<double> returns;   // language: the score of each held-out item
+  std::vector<int64_t> lengths;  // language: tokens of the answers
+  /// Further means by name, as "eval/mean_turns"; control has none.
+  std::vector<std::pair<std::string, double>> means;
+  bool scores = false;  // `returns` are scores from 0 to 1: "eval/score" instead of a mean reward
 };
 
 class Algorithm {
@@ -47,6 +51,9 @@ class Algorithm {
   virtual void load(const std::filesystem::path& folder) = 0;
   /// Weights and normalisers only: enough to act.
   virtual void load_policy(const std::filesystem::path& folder) = 0;
+
+  /// Completions worth showing since the last call; control has none.
+  virtual std::vector<CompletionRecord> take_completions() { return {}; }
 
   /// A policy acting in one environment, for rendering: returns action bytes for one observation.
   virtual std::unique_ptr<class Actor> actor(bool deterministic, int64_t seed) const = 0;

@@ -151,6 +151,7 @@ void TrainerConfig::fields(FieldVisitor& v) {
           {.doc = "clip of the value's change (detail 9); null: none",
            .min = 0,
            .exclusive_min = true});
+  v.used_by(kUsesControl | kUsesPpo);
   v.field("normalize_advantage", normalize_advantage,
           {.doc = "advantages of each minibatch to mean 0, deviation 1 (detail 7)"});
   v.used_by(kUsesControl | kUsesOnline);
@@ -206,7 +207,23 @@ void EvalConfig::fields(FieldVisitor& v) {
           {.doc = "items of a text task that evaluations use",
            .choices = {"train", "test"},
            .resume = true});
+  v.field("sweep", sweep,
+          {.doc = "reset option and bound, as secret=64: judge by the items 1 to 64 instead of "
+                  "eval.episodes drawn ones",
+           .resume = true});
   v.used_by(kUsedByAll);
+}
+
+std::pair<std::string, int64_t> EvalConfig::swept() const {
+  if (!sweep) return {};
+  const size_t at = sweep->find('=');
+  int64_t count = 0;
+  const char* end = sweep->data() + sweep->size();
+  const auto read = std::from_chars(sweep->data() + std::min(at + 1, sweep->size()), end, count);
+  BESSEMER_CHECK(at != std::string::npos && read.ec == std::errc() && read.ptr == end && count > 0,
+                 ValueError, "eval.sweep must be a reset option and a bound, as secret=64, not '",
+                 *sweep, "'");
+  return {sweep->substr(0, at), count};
 }
 
 void PlacementConfig::fields(FieldVisitor& v) {
@@ -307,6 +324,14 @@ uint32_t RunConfig::uses() const {
   return algo == "ppo" && model.kind == "decoder" ? kUsesPpo : kUsesControl;
 }
 
+int64_t RunConfig::steps_per_iteration() const {
+  const uint32_t use = uses();
+  if (use == kUsesControl) return rollout.steps * env.num;
+  if (!(use & kUsesOnline)) return 1;
+  const int64_t samples = rollout.language.groups * rollout.language.size;
+  return trainer.epochs * ((samples + trainer.batch_size - 1) / trainer.batch_size);
+}
+
 void RunConfig::start_from(std::string_view kind, std::string_view algo) {
   trainer.algo = algo;
   if (!kind.empty()) model.kind = kind;
@@ -363,6 +388,7 @@ void RunConfig::check_language() const {
                  "init.from and init.recipe exclude each other");
   BESSEMER_CHECK(!init.given() || !model.decoder.path, ValueError,
                  "model.path and init exclude each other: both name the first weights");
+  eval.swept();
   if (use & (kUsesPairs | kUsesOnline)) {
     const int64_t samples = rollout.language.groups * rollout.language.size;
     BESSEMER_CHECK(!(use & kUsesOnline) || trainer.batch_size <= samples, ValueError,
@@ -373,6 +399,9 @@ void RunConfig::check_language() const {
     const int64_t size = rollout.language.size;
     BESSEMER_CHECK(size > 1, ValueError,
                    "rollout.size is 1: grpo compares the completions of a prompt with each other");
+  }
+  if (use & kUsesOnline) {
+    const int64_t size = rollout.language.size;
     BESSEMER_CHECK(trainer.batch_size % size == 0, ValueError, "trainer.batch_size is ",
                    trainer.batch_size, ", which is not whole groups of rollout.size = ", size);
   }

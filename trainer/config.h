@@ -81,8 +81,11 @@ struct EvalConfig {
   int64_t episodes = 20;
   int64_t seed = 9;
   bool deterministic = true;
-  std::optional<double> bar;   // a mean return that counts as success
-  std::string split = "test";  // of a text task's items
+  std::optional<double> bar;         // a mean return that counts as success
+  std::string split = "test";        // of a text task's items
+  std::optional<std::string> sweep;  // a reset option and how far: "secret=64"
+  /// The two parts of `sweep`; 0 where there is none.
+  std::pair<std::string, int64_t> swept() const;
   void fields(FieldVisitor& v);
 };
 
@@ -115,6 +118,7 @@ struct RunConfig {
   EvalConfig eval;
   PlacementConfig placement;
   CheckpointConfig checkpoint;
+  bool act_only = false;  // no key: language models are made to answer, not to learn
   /// `seed` and every section above, in this order.
   void fields(FieldVisitor& v);
   /// Rules between keys that need no environment (a minibatch larger than the rollout, ...);
@@ -126,6 +130,8 @@ struct RunConfig {
   int64_t worker_threads() const;
   /// 16 hexadecimal digits of every key that a resumed run may not change (FNV-1a).
   std::string hash() const;
+  /// What one call of Algorithm::iterate adds to its steps.
+  int64_t steps_per_iteration() const;
   /// The bit (Uses) of the algorithm that model.kind and trainer.algo name.
   uint32_t uses() const;
   /// Defaults of language models in place of those of control, where `kind` and `algo` ask for

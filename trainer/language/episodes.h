@@ -1,0 +1,56 @@
+// Conversations with text environments: the environment speaks as the user, the model answers, turn
+// by turn, until the episode ends. Only the model's tokens are trained.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/text/chat.h"
+#include "envs/env.h"
+#include "rollout/generate.h"
+#include "trainer/evaluate.h"
+#include "trainer/language/dataset.h"
+
+namespace bessemer {
+
+struct Episode {
+  std::vector<int32_t> prompt;    // up to the first answer
+  Continuation continuation;      // up to the model's last token; trained: what the model said
+  std::vector<float> log_prob;    // [trained tokens] as reported while sampling
+  std::vector<uint64_t> version;  // [trained tokens] of the weights that sampled them
+  double reward = 0;              // sum over the turns; not a number after a fault
+  std::vector<float> components;  // the Spec's named rewards, of the last turn
+  std::string question;           // the environment's first words
+  std::string answer;             // the model's last ones
+  std::string oracle;             // what would have been right at the first turn; "" if unknown
+  int64_t turns = 0;
+  bool ended = false;       // by the environment, or its limit of turns
+  bool cut = false;         // the last answer has no end token
+  bool off_policy = false;  // truncated sampling: log_prob is not the sampler's own
+  std::string fault;        // why the episode could not be used; "" where it could
+  int64_t length() const { return static_cast<int64_t>(log_prob.size()); }
+};
+
+/// A text environment: one ragged channel in, one out. ValueError names what is wrong.
+void check_text_spec(const Spec& spec);
+
+struct PlayOptions {
+  std::vector<uint64_t> seeds;  // of the items, one a group
+  std::vector<Options> reset;   // reset options, one a group; may be empty
+  int64_t size = 1;             // episodes of a group
+  SamplingOptions sampling;
+  uint64_t first_sequence = 0;  // key of the first episode's draws
+};
+/// Plays every group's episodes side by side; the result is in their order and depends neither on
+/// threads nor on the size of batches. `make_envs` gets the number of environments.
+std::vector<Episode> play_episodes(const EnvFactory& make_envs, Generator& generator,
+                                   const Tokenizer& tokenizer, const PlayOptions& options,
+                                   ThreadPool* pool);
+
+/// The same items answered by the environment's oracle. ValueError where it has none, or where an
+/// episode does not end in `limit` turns.
+std::vector<std::vector<Turn>> oracle_conversations(const EnvFactory& make_envs,
+                                                    std::span<const uint64_t> seeds,
+                                                    ThreadPool* pool);
+
+}  // namespace bessemer

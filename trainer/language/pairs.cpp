@@ -1,0 +1,261 @@
+#include "trainer/language/pairs.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "autograd/engine.h"
+#include "trainer/token_loss.h"
+
+namespace bessemer {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+DpoOptions dpo_options(const PostTraining& keys) {
+  DpoOptions out;
+  out.kind = keys.loss == "ipo"     ? DpoKind::ipo
+             : keys.loss == "hinge" ? DpoKind::hinge
+                                    : DpoKind::sigmoid;
+  out.beta = keys.beta;
+  out.label_smoothing = keys.label_smoothing;
+  out.reference_free = keys.reference_free;
+  out.length_normalize = keys.length_normalize;
+  return out;
+}
+
+/// The trained tokens of a pass as the losses take them: nothing else is in the arrays.
+struct Active {
+  explicit Active(const Pack& pack) : mask(pack.rows.size(), 1), span{pack.offsets, mask} {}
+  std::vector<uint8_t> mask;
+  TokenSpan span;
+};
+
+}  // namespace
+
+PairTrainer::PairTrainer(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs, bool head)
+    : LanguageTrainer(config, pool, std::move(make_envs), head) {
+  if (config_.act_only) return;
+  const bool from_env = config_.data.file.empty();
+  const bool needs_reference =
+      config_.trainer.algo == "dpo" && !config_.trainer.language.reference_free;
+  if (from_env || needs_reference) reference_ = frozen_copy(*model_.decoder);
+  if (from_env) {
+    GeneratorOptions options;
+    options.seed = static_cast<uint64_t>(config_.seed);
+    sampler_ = std::make_unique<Generator>(*reference_, options);
+    return;
+  }
+  DatasetOptions options;
+  options.use = DataUse::pairs;
+  options.max_tokens = model_.decoder->config().max_position_embeddings;
+  options.holdout = config_.data.holdout;
+  feed_ = TextFeed(load_dataset(config_.data.file, *model_.tokenizer, options),
+                   static_cast<uint64_t>(config_.seed));
+}
+
+std::vector<Text> PairTrainer::make_pairs(const std::vector<Episode>& episodes) const {
+  const auto size = static_cast<size_t>(config_.rollout.language.size);
+  std::vector<Text> out;
+  for (size_t first = 0; first < episodes.size(); first += size) {
+    const Episode *best = nullptr, *worst = nullptr;
+    for (size_t i = first; i < first + size; ++i) {
+      if (std::isnan(episodes[i].reward) || episodes[i].length() == 0) continue;
+      if (!best || episodes[i].reward > best->reward) best = &episodes[i];
+      if (!worst || episodes[i].reward < worst->reward) worst = &episodes[i];
+    }
+    if (!best) continue;
+    Text pair;
+    pair.prompt = best->prompt;
+    const bool oracle = config_.data.chosen == "oracle" && !best->oracle.empty();
+    if (oracle && worst->answer != best->oracle) {
+      pair.continuations.push_back(answer_tokens(*model_.tokenizer, best->oracle));
+    } else if (!oracle && best->reward > worst->reward) {
+      pair.continuations.push_back(best->continuation);
+    } else {
+      continue;
+    }
+    pair.continuations.push_back(worst->continuation);
+    out.push_back(std::move(pair));
+  }
+  return out;
+}
+
+std::vector<Text> PairTrainer::next_pairs(Metrics& metrics) {
+  const int64_t count = config_.trainer.batch_size;
+  if (!sampler_) {
+    const int64_t first = counters_.items;
+    counters_.items += count;
+    return feed_.take(first, count);
+  }
+  const std::vector<Episode> episodes = sample(*sampler_, count);
+  double reward = 0;
+  for (const Episode& episode : episodes) reward += episode.reward;
+  metrics.mean("data/reward", reward / static_cast<double>(episodes.size()));
+  std::vector<Text> pairs = make_pairs(episodes);
+  metrics.mean("data/pairs", static_cast<double>(pairs.size()));
+  return pairs;
+}
+
+std::vector<Text> PairTrainer::held_out_pairs(int64_t count, int64_t seed) {
+  if (!sampler_) {
+    const std::vector<Text>& held = feed_.data().test;
+    BESSEMER_CHECK(!held.empty(), ValueError, "data.holdout leaves no pair to be judged by");
+    const auto n = std::min(held.size(), static_cast<size_t>(count));
+    return {held.begin(), held.begin() + static_cast<int64_t>(n)};
+  }
+  PlayOptions play;
+  play.size = config_.rollout.language.size;
+  play.sampling = sampling();
+  play.first_sequence = uint64_t{1} << 62;
+  for (int64_t i = 0; i < count; ++i) play.seeds.push_back(static_cast<uint64_t>(seed + i));
+  return make_pairs(
+      play_episodes(task(config_.eval.split), *sampler_, *model_.tokenizer, play, &pool_));
+}
+
+// --- reward model
+// -----------------------------------------------------------------------------------
+
+RewardTrainer::RewardTrainer(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs)
+    : PairTrainer(config, pool, std::move(make_envs), true) {}
+
+Tensor RewardTrainer::rewards(const Pack& pack) const {
+  const Tensor hidden = pack_hidden(*model_.decoder, pack);
+  return (*model_.head)(index_select(hidden, 0, index_tensor(pack.last)));
+}
+
+namespace {
+
+/// Even entries are chosen, odd ones rejected.
+void split_pairs(const Tensor& both, std::vector<float>& chosen, std::vector<float>& rejected) {
+  chosen.clear();
+  rejected.clear();
+  for (int64_t i = 0; i < both.numel(); ++i)
+    (i % 2 == 0 ? chosen : rejected).push_back(both.data<float>()[i]);
+}
+
+}  // namespace
+
+void RewardTrainer::iterate(Metrics& metrics) {
+  const auto start = Clock::now();
+  const std::vector<Text> pairs = next_pairs(metrics);
+  double loss = 0, tokens = 0;
+  std::vector<float> chosen, rejected, d_chosen, d_rejected;
+  for (const Pack& pack : pack_texts(pairs, packing(true, false))) {
+    const Tensor both = rewards(pack);
+    split_pairs(both, chosen, rejected);
+    const RewardLoss part = reward_loss(chosen, rejected, {}, config_.trainer.language.center,
+                                        static_cast<double>(pairs.size()), d_chosen, d_rejected);
+    std::vector<float> gradient(static_cast<size_t>(both.numel()));
+    for (size_t i = 0; i < gradient.size(); ++i)
+      gradient[i] = i % 2 == 0 ? d_chosen[i / 2] : d_rejected[i / 2];
+    backward(both, Tensor::from(std::span<const float>(gradient), both.sizes()));
+    loss += part.loss;
+    tokens += static_cast<double>(pack.tokens.size());
+    const auto weight = static_cast<double>(chosen.size());
+    metrics.mean("accuracy", part.accuracy, weight);
+    metrics.mean("margin", part.margin, weight);
+    for (int64_t i = 0; i < both.numel(); ++i) {
+      const double r = both.data<float>()[i];
+      metrics.add("min_reward", r, Reduction::min);
+      metrics.mean("mean_reward", r);
+      metrics.add("max_reward", r, Reduction::max);
+    }
+  }
+  metrics.mean("loss", loss);
+  metrics.last("num_tokens", tokens);
+  optimise(loss, metrics);
+  metrics.last("time/tokens_per_second", tokens / seconds_since(start));
+}
+
+EvalResult RewardTrainer::evaluate(int64_t episodes, int64_t seed, bool) {
+  const std::vector<Text> pairs = held_out_pairs(episodes, seed);
+  const NoGrad no_grad;
+  EvalResult out;
+  out.scores = true;
+  double margin = 0;
+  std::vector<float> chosen, rejected;
+  for (const Pack& pack : pack_texts(pairs, packing(true, false))) {
+    split_pairs(rewards(pack), chosen, rejected);
+    for (size_t i = 0; i < chosen.size(); ++i) {
+      out.returns.push_back(chosen[i] > rejected[i] ? 1 : 0);
+      margin += static_cast<double>(chosen[i]) - rejected[i];
+    }
+  }
+  for (const Text& pair : pairs)
+    out.lengths.push_back(static_cast<int64_t>(pair.continuations[0].tokens.size()));
+  out.means.emplace_back("eval/margin", margin / std::max<double>(1, out.returns.size()));
+  return out;
+}
+
+// --- direct preference optimisation
+// -----------------------------------------------------------------
+
+Dpo::Dpo(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs)
+    : PairTrainer(config, pool, std::move(make_envs), false) {}
+
+void Dpo::iterate(Metrics& metrics) {
+  const auto start = Clock::now();
+  const PostTraining& keys = config_.trainer.language;
+  const DpoOptions options = dpo_options(keys);
+  const std::vector<Text> pairs = next_pairs(metrics);
+  const auto count = static_cast<double>(pairs.size());
+  double loss = 0, tokens = 0;
+  std::vector<float> gradient;
+  const std::vector<Pack> packs = pack_texts(pairs, packing(false, false));
+  for (const Pack& pack : packs) {
+    const std::span<const Pack> one(&pack, 1);
+    std::vector<float> reference;
+    if (!options.reference_free) reference = text_log_probs(*reference_, one, 1);
+    const Tensor x = pack_rows(pack_hidden(*model_.decoder, pack), pack);
+    const auto [log_prob, entropy] =
+        linear_cross_entropy(x, model_.decoder->output_weight(), index_tensor(pack.targets));
+    const Active active(pack);
+    const DpoLoss part =
+        dpo_loss(active.span, log_prob.values<float>(), reference, options, count, gradient);
+    backward(log_prob, Tensor::from(std::span<const float>(gradient), log_prob.sizes()));
+    loss += part.loss;
+    tokens += static_cast<double>(pack.tokens.size());
+    const auto weight = static_cast<double>(pack.sequences() / 2);
+    metrics.mean("rewards/chosen", part.chosen_reward, weight);
+    metrics.mean("rewards/rejected", part.rejected_reward, weight);
+    metrics.mean("rewards/accuracies", part.accuracy, weight);
+    metrics.mean("rewards/margins", part.margin, weight);
+    const std::vector<double> sums = sequence_sums(active.span, log_prob.values<float>());
+    for (size_t s = 0; s < sums.size(); ++s)
+      metrics.mean(s % 2 == 0 ? "logps/chosen" : "logps/rejected", sums[s]);
+  }
+  metrics.mean("loss", loss);
+  metrics.last("num_tokens", tokens);
+  optimise(loss, metrics);
+  metrics.last("time/tokens_per_second", tokens / seconds_since(start));
+}
+
+EvalResult Dpo::evaluate(int64_t episodes, int64_t seed, bool deterministic) {
+  if (has_envs()) return LanguageTrainer::evaluate(episodes, seed, deterministic);
+  const std::vector<Text> pairs = held_out_pairs(episodes, seed);
+  const std::vector<Pack> packs = pack_texts(pairs, packing(false, false));
+  EvalResult out;
+  out.scores = true;
+  for (const Pack& pack : packs) {
+    const std::span<const Pack> one(&pack, 1);
+    const Active active(pack);
+    std::vector<double> gain = sequence_sums(active.span, text_log_probs(*model_.decoder, one, 1));
+    if (reference_) {
+      const auto before = sequence_sums(active.span, text_log_probs(*reference_, one, 1));
+      for (size_t s = 0; s < gain.size(); ++s) gain[s] -= before[s];
+    }
+    for (size_t s = 0; s + 1 < gain.size(); s += 2)
+      out.returns.push_back(gain[s] > gain[s + 1] ? 1 : 0);
+  }
+  for (const Text& pair : pairs)
+    out.lengths.push_back(static_cast<int64_t>(pair.continuations[0].tokens.size()));
+  return out;
+}
+
+}  // namespace bessemer

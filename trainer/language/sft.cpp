@@ -1,0 +1,91 @@
+#include "trainer/language/sft.h"
+
+#include <chrono>
+
+#include "autograd/engine.h"
+
+namespace bessemer {
+
+Sft::Sft(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs)
+    : LanguageTrainer(config, pool, std::move(make_envs), false) {
+  if (config_.act_only) return;
+  const bool completion_only = config_.trainer.language.completion_only;
+  if (config_.data.file.empty()) {
+    feed_ = TextFeed([this, completion_only](int64_t first, int64_t count) {
+      std::vector<uint64_t> seeds;
+      for (int64_t i = first; i < first + count; ++i) seeds.push_back(item_seed(i));
+      std::vector<Text> texts;
+      for (const std::vector<Turn>& turns : oracle_conversations(task("train"), seeds, &pool_))
+        texts.push_back(conversation_text(*model_.tokenizer, turns, !completion_only));
+      return texts;
+    });
+    feed_.take(0, 1);  // an environment without an oracle is refused before anything is written
+  } else {
+    DatasetOptions options;
+    options.completion_only = completion_only;
+    options.max_tokens = model_.decoder->config().max_position_embeddings;
+    options.holdout = config_.data.holdout;
+    feed_ = TextFeed(load_dataset(config_.data.file, *model_.tokenizer, options),
+                     static_cast<uint64_t>(config_.seed));
+  }
+}
+
+void Sft::pass(const Pack& pack, double total, bool learn, Sums& sums) {
+  const auto n = static_cast<int64_t>(pack.rows.size());
+  if (n == 0) return;
+  const Tensor x = pack_rows(pack_hidden(*model_.decoder, pack), pack);
+  const Tensor weight = model_.decoder->output_weight(), targets = index_tensor(pack.targets);
+  const Tensor loss = linear_nll(x, weight, targets, Tensor::full({n}, 1 / total));
+  if (learn) backward(loss);
+  const NoGrad no_grad;
+  const Tensor best = argmax(model_.decoder->logits(x.detach()), -1);
+  for (int64_t i = 0; i < n; ++i)
+    sums.right += best.data<int64_t>()[i] == pack.targets[static_cast<size_t>(i)];
+  sums.loss += loss.item();
+  sums.tokens += static_cast<double>(n);
+}
+
+void Sft::iterate(Metrics& metrics) {
+  const auto start = std::chrono::steady_clock::now();
+  const std::vector<Text> texts = feed_.take(counters_.items, config_.trainer.batch_size);
+  counters_.items += config_.trainer.batch_size;
+  int64_t total = 0;
+  for (const Text& text : texts) total += trained_tokens(text);
+  BESSEMER_CHECK(total > 0, ValueError, "nothing is trained in the texts of step ", steps_ + 1);
+  Sums sums;
+  double computed = 0;
+  for (const Pack& pack : pack_texts(texts, packing())) {
+    computed += static_cast<double>(pack.tokens.size());
+    pass(pack, static_cast<double>(total), true, sums);
+  }
+  metrics.mean("loss", sums.loss);
+  metrics.mean("mean_token_accuracy", sums.right / sums.tokens);
+  metrics.last("num_tokens", computed);
+  optimise(sums.loss, metrics);
+  const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
+  metrics.last("time/tokens_per_second", computed / spent.count());
+}
+
+EvalResult Sft::evaluate(int64_t episodes, int64_t seed, bool deterministic) {
+  if (has_envs()) return LanguageTrainer::evaluate(episodes, seed, deterministic);
+  const std::vector<Text>& held = feed_.data().test;
+  BESSEMER_CHECK(!held.empty(), ValueError,
+                 "data.holdout leaves no example to be judged by, and there is no env.id");
+  const NoGrad no_grad;
+  EvalResult out;
+  out.scores = true;
+  Sums all;
+  for (size_t i = 0; i < held.size() && i < static_cast<size_t>(episodes); ++i) {
+    const std::span<const Text> one(&held[i], 1);
+    Sums sums;
+    for (const Pack& pack : pack_texts(one, packing())) pass(pack, 1, false, sums);
+    out.returns.push_back(sums.tokens > 0 ? sums.right / sums.tokens : 0);
+    out.lengths.push_back(static_cast<int64_t>(sums.tokens));
+    all.loss += sums.loss;
+    all.tokens += sums.tokens;
+  }
+  out.means.emplace_back("eval/loss", all.loss / std::max(all.tokens, 1.0));
+  return out;
+}
+
+}  // namespace bessemer

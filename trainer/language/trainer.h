@@ -1,0 +1,77 @@
+// What every algorithm for language models shares: the model and its optimiser, evaluation by
+// greedy answers, checkpoints that transformers can load, completions for people.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "autograd/nn/optim.h"
+#include "trainer/algorithm.h"
+#include "trainer/language/episodes.h"
+#include "trainer/language/model.h"
+
+namespace bessemer {
+
+class LanguageTrainer : public Algorithm {
+ public:
+  /// `make_envs` stands in for the registry. ValueError for environments that do not speak.
+  LanguageTrainer(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs, bool head);
+
+  const Spec& spec() const override { return spec_; }
+  int64_t steps() const override { return steps_; }
+  int64_t updates() const override { return adam_->steps(); }
+  int64_t parameters() const override;
+  int64_t memory_bytes() const override;
+  EvalResult evaluate(int64_t episodes, int64_t seed, bool deterministic) override;
+  void save(const std::filesystem::path& folder) const override;
+  void load(const std::filesystem::path& folder) override;
+  void load_policy(const std::filesystem::path& folder) override;
+  std::unique_ptr<Actor> actor(bool deterministic, int64_t seed) const override;
+  std::vector<CompletionRecord> take_completions() override;
+
+  const LanguageModel& model() const { return model_; }
+
+ protected:
+  /// How far the named draws are; a checkpoint keeps them.
+  struct Counters {
+    int64_t items = 0;        // of the data, the environment's items included
+    int64_t completions = 0;  // sampled, each with draws of its own
+    int64_t shuffles = 0;     // orders of minibatches
+  };
+
+  bool has_envs() const { return !config_.env.id.empty(); }
+  /// Environments of the task's `split`.
+  EnvFactory task(const std::string& split) const;
+  /// Seed of the item number `index` of the run.
+  uint64_t item_seed(int64_t index) const;
+  Generator& generator();
+  SamplingOptions sampling() const;
+  /// Samples rollout.size answers to each of the next `groups` items of the training split.
+  std::vector<Episode> sample(Generator& generator, int64_t groups);
+  PackOptions packing(bool whole = false, bool divide = true) const;
+
+  double learning_rate() const;
+  /// One step of the optimiser with the gradients that lie on the parameters. NotFiniteError before
+  /// anything is written, where the loss or a gradient is not finite.
+  void optimise(double loss, Metrics& metrics);
+  CompletionRecord record(const Episode& episode, const char* kind, int64_t group) const;
+
+  RunConfig config_;
+  ThreadPool& pool_;
+  EnvFactory make_envs_;
+  Spec spec_;
+  LanguageModel model_;
+  nn::NamedTensors named_;
+  std::unique_ptr<nn::Adam> adam_;
+  std::unique_ptr<Generator> generator_;
+  std::vector<CompletionRecord> completions_;
+  Counters counters_;
+  int64_t steps_ = 0;
+
+ private:
+  void save_state(const std::filesystem::path& folder) const;
+  void load_state(const std::filesystem::path& folder);
+};
+
+}  // namespace bessemer

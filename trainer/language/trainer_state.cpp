@@ -1,0 +1,128 @@
+// What a checkpoint of a language model holds: config.json, model.safetensors and tokenizer.json as
+// transformers reads them, train.safetensors (moments, and a value head where there is one) and
+// state.json.
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "autograd/nn/decoder_io.h"
+#include "core/io/safetensors.h"
+#include "trainer/language/trainer.h"
+
+namespace bessemer {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+namespace fs = std::filesystem;
+
+constexpr int64_t kStateFormat = 1;
+
+template <class T>
+T member(const Json& json, const fs::path& path, const char* name) {
+  try {
+    return json.at(name).get<T>();
+  } catch (const nlohmann::json::exception&) {
+    fail<ValueError>(path.string(), ": member '", name, "' is missing or of another type");
+  }
+}
+
+Json read_json(const fs::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  BESSEMER_CHECK(in.good(), IoError, path.string(), ": cannot be read; is it a checkpoint folder?");
+  std::ostringstream text;
+  text << in.rdbuf();
+  Json json = Json::parse(text.str(), nullptr, false);
+  BESSEMER_CHECK(json.is_object() && json.contains("format"), ValueError, path.string(),
+                 ": not the state of a checkpoint, or a damaged one");
+  return json;
+}
+
+}  // namespace
+
+void LanguageTrainer::save(const fs::path& folder) const {
+  const bool reward = config_.trainer.algo == "reward";
+  nn::DecoderTokens tokens;
+  tokens.eos = tokens.pad = model_.tokenizer->special(ChatTemplate().turn_end);
+  nn::save_decoder(folder, *model_.decoder, reward ? model_.head.get() : nullptr, tokens);
+  model_.tokenizer->save(folder / "tokenizer.json");
+  nn::NamedTensors train;
+  adam_->collect("adam.", train);
+  if (model_.head && !reward) train.emplace_back("value.weight", model_.head->weight.detach());
+  save_safetensors((folder / "train.safetensors").string(), train);
+  save_state(folder);
+}
+
+void LanguageTrainer::save_state(const fs::path& folder) const {
+  Json state;
+  state["format"] = kStateFormat;
+  state["bessemer"] = BESSEMER_VERSION;
+  state["algo"] = config_.trainer.algo;
+  state["env"] = config_.env.id;
+  state["seed"] = config_.seed;
+  state["recipe"] = config_.hash();
+  state["steps"] = steps_;
+  state["updates"] = updates();
+  state["counters"] = {{"items", counters_.items},
+                       {"completions", counters_.completions},
+                       {"shuffles", counters_.shuffles}};
+  Json trainable = Json::object();
+  for (auto& [name, tensor] : named_) trainable[name] = tensor.requires_grad();
+  state["trainable"] = std::move(trainable);
+  const fs::path path = folder / "state.json";
+  std::ofstream out(path, std::ios::binary);
+  out << state.dump(2) << '\n';
+  out.close();
+  BESSEMER_CHECK(out.good(), IoError, path.string(), ": cannot write");
+}
+
+void LanguageTrainer::load(const fs::path& folder) {
+  load_policy(folder);
+  const fs::path path = folder / "train.safetensors";
+  const TensorFile train = load_safetensors(path.string());
+  nn::NamedTensors wanted;
+  adam_->collect("adam.", wanted);
+  if (model_.head && config_.trainer.algo != "reward")
+    wanted.emplace_back("value.weight", model_.head->weight);
+  for (auto& [name, target] : wanted) {
+    const Tensor& from = train.at(name);
+    BESSEMER_CHECK(from.dtype() == target.dtype() && from.sizes() == target.sizes(), ValueError,
+                   path.string(), ": tensor '", name, "' is ", dtype_name(from.dtype()), " ",
+                   from.shape(), ", expected ", dtype_name(target.dtype()), " ", target.shape());
+    std::memcpy(target.raw(), from.raw(),
+                static_cast<size_t>(from.numel()) * dtype_size(from.dtype()));
+    target.bump();
+  }
+  load_state(folder);
+}
+
+void LanguageTrainer::load_state(const fs::path& folder) {
+  const fs::path path = folder / "state.json";
+  const Json state = read_json(path);
+  const Json stored = member<Json>(state, path, "counters");
+  counters_.items = member<int64_t>(stored, path, "items");
+  counters_.completions = member<int64_t>(stored, path, "completions");
+  counters_.shuffles = member<int64_t>(stored, path, "shuffles");
+  steps_ = member<int64_t>(state, path, "steps");
+  adam_->set_steps(member<int64_t>(state, path, "updates"));
+}
+
+void LanguageTrainer::load_policy(const fs::path& folder) {
+  const fs::path path = folder / "state.json";
+  const Json state = read_json(path);
+  const auto format = member<int64_t>(state, path, "format");
+  BESSEMER_CHECK(format <= kStateFormat, ValueError, path.string(),
+                 ": written by a newer Bessemer (format ", format, ", this one reads up to ",
+                 kStateFormat, ")");
+  const auto algo = member<std::string>(state, path, "algo");
+  BESSEMER_CHECK(algo == config_.trainer.algo, ValueError, path.string(), ": a checkpoint of ",
+                 algo, ", not of ", config_.trainer.algo);
+  const Tokenizer tokenizer = Tokenizer::load(folder / "tokenizer.json");
+  BESSEMER_CHECK(tokenizer.hash() == model_.tokenizer->hash(), ValueError,
+                 (folder / "tokenizer.json").string(),
+                 " is another vocabulary than the run's model has");
+  nn::load_decoder_weights(folder, *model_.decoder, algo == "reward" ? model_.head.get() : nullptr);
+}
+
+}  // namespace bessemer
