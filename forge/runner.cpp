@@ -529,10 +529,12 @@ RunSummary Runner::fork(const std::string& path, std::span<const std::string> ov
   const fs::path checkpoint = find_checkpoint(path);
   verify_checkpoint(checkpoint);
   const RunFolder folder{after.out};
-  const Beginning beginning(*this, after, folder, force, checkpoint);
-  write_text_file(folder.parent_recipe(),
-                  cat("# forked from ", checkpoint.string(), ", a run of\n", before.yaml()));
-  return beginning.session->train(false, true);
+  return unless_interrupted([&] {
+    const Beginning beginning(*this, after, folder, force, checkpoint);
+    write_text_file(folder.parent_recipe(),
+                    cat("# forked from ", checkpoint.string(), ", a run of\n", before.yaml()));
+    return beginning.session->train(false, true);
+  });
 }
 
 fs::path find_checkpoint(const std::string& path) {

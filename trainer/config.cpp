@@ -389,6 +389,8 @@ void RunConfig::check_language() const {
   BESSEMER_CHECK(!init.given() || !model.decoder.path, ValueError,
                  "model.path and init exclude each other: both name the first weights");
   eval.swept();
+  BESSEMER_CHECK(placement.mode == "inline", ValueError, "placement.mode is ", placement.mode,
+                 ": language models are trained and sampled by turns in one process (inline)");
   if (use & (kUsesPairs | kUsesOnline)) {
     const int64_t samples = rollout.language.groups * rollout.language.size;
     BESSEMER_CHECK(!(use & kUsesOnline) || trainer.batch_size <= samples, ValueError,
