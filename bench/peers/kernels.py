@@ -42,3 +42,18 @@ with torch.no_grad():
     figure("exp 64 MiB", 2 * x.nbytes, "GB/s", lambda: torch.exp(x, out=out))
     figure("tanh 64 MiB", 2 * x.nbytes, "GB/s", lambda: torch.tanh(x, out=out))
     figure("softmax 16384 x 1024", 2 * x.nbytes, "GB/s", lambda: torch.softmax(rows, -1))
+
+for tokens in (128, 1024, 4096):
+    qkv = [torch.randn(1, 9, tokens, 64, requires_grad=True) for _ in range(3)]
+    flops = 4 * 9 * 64 * tokens * tokens / 2  # causal: half of all pairs
+
+    def attend(qkv=qkv):
+        return torch.nn.functional.scaled_dot_product_attention(*qkv, is_causal=True)
+
+    def both(attend=attend):
+        attend().sum().backward()
+
+    shape = f"9 heads x {tokens} x 64"
+    with torch.no_grad():
+        figure(f"attention causal forward {shape}", flops, "GFLOP/s", attend)
+    figure(f"attention causal forward+backward {shape}", 3.5 * flops, "GFLOP/s", both)

@@ -51,7 +51,6 @@ void attend_all(std::span<const Attended> sequences) {
   struct Task {
     int64_t sequence, kv_head, first, end;
   };
-  constexpr double kParallelWork = 1 << 20;  // multiply-adds
   std::vector<Task> tasks;
   double work = 0;
   for (size_t s = 0; s < sequences.size(); ++s) {
@@ -68,17 +67,11 @@ void attend_all(std::span<const Attended> sequences) {
     }
   }
   const auto attend = cpu::kernels().attend;
-  const auto count = static_cast<int64_t>(tasks.size());
-  const auto one = [&](int64_t i) {
+  spread(static_cast<int64_t>(tasks.size()), work, [&](int64_t i) {
     const Task& task = tasks[static_cast<size_t>(i)];
     attend(sequences[static_cast<size_t>(task.sequence)].sequence, task.kv_head, task.first,
            task.end);
-  };
-  if (work > kParallelWork) {
-    cpu::pool().run(count, one);
-  } else {
-    for (int64_t i = 0; i < count; ++i) one(i);
-  }
+  });
 }
 
 namespace {
@@ -250,9 +243,8 @@ PackedPages pack_pages(const Tensor& k, const Tensor& v, const std::vector<Segme
   const auto count = static_cast<int64_t>(contents.size());
   pages.k = Tensor::empty({count, k.shape()[1], k.shape()[2], block});
   pages.v = Tensor::empty({count, k.shape()[1], block, k.shape()[2]});
-  cpu::pool().run(count, [&](int64_t page) {
-    fill_page(contents[static_cast<size_t>(page)], k, v, page, pages);
-  });
+  spread(count, static_cast<double>(pages.k.numel()),
+         [&](int64_t page) { fill_page(contents[static_cast<size_t>(page)], k, v, page, pages); });
   return pages;
 }
 
@@ -340,10 +332,14 @@ void attention_backward_cpu(const Tensor* const* in, const Attrs& attrs, Tensor*
   }
   const cpu::KernelTable& kernels = cpu::kernels();
   constexpr int64_t kTokens = 64;
-  cpu::pool().run((tokens + kTokens - 1) / kTokens, [&](int64_t part) {
+  double work = 0;
+  for (const Segment& s : segments)
+    work +=
+        static_cast<double>(s.count * (2 * s.before + s.count)) * static_cast<double>(heads * dim);
+  spread((tokens + kTokens - 1) / kTokens, work, [&](int64_t part) {
     kernels.attend_backward_rows(a, part * kTokens, std::min(tokens, (part + 1) * kTokens));
   });
-  cpu::pool().run(static_cast<int64_t>(families.size()) * a.kv_heads, [&](int64_t task) {
+  spread(static_cast<int64_t>(families.size()) * a.kv_heads, work, [&](int64_t task) {
     const auto& family = families[static_cast<size_t>(task / a.kv_heads)];
     kernels.attend_backward(a, family.data(), static_cast<int64_t>(family.size()),
                             task % a.kv_heads);

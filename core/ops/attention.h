@@ -30,6 +30,17 @@ inline double attention_scale(double scale, int64_t dim) {
   return scale == 0 ? 1 / std::sqrt(static_cast<double>(dim)) : scale;
 }
 
+/// body(i) for i below `tasks`, on the pool's threads where `work` multiply-adds pay for that.
+template <class Body>
+void spread(int64_t tasks, double work, Body&& body) {
+  constexpr double kParallelWork = 1 << 20;
+  if (work > kParallelWork) {
+    cpu::pool().run(tasks, body);
+  } else {
+    for (int64_t i = 0; i < tasks; ++i) body(i);
+  }
+}
+
 /// A sequence and how many queries it has.
 struct Attended {
   cpu::Attend sequence;

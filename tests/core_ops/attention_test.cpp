@@ -271,7 +271,7 @@ TEST_CASE("a segment's bits do not depend on what it is packed with") {
   std::vector<Packed> alone;
   std::vector<Tensor> results;
   for (int i = 0; i < 5; ++i) {
-    alone.push_back(packed(lengths[i], 4, 2, 16, {0, -1}, 10 + 3 * static_cast<uint64_t>(i)));
+    alone.push_back(packed(lengths[i], 4, 2, 64, {0, -1}, 10 + 3 * static_cast<uint64_t>(i)));
     results.push_back(run(alone.back()));
   }
   for (const auto& order : {std::vector<int>{0, 1, 2, 3, 4}, {4, 2, 0, 3, 1}, {2, 1}}) {
@@ -448,8 +448,8 @@ TEST_CASE("gradients in float32 and bfloat16 are those of float64") {
 }
 
 TEST_CASE("gradients do not depend on threads or packing") {
-  const Packed a = packed(90, 4, 2, 16, {0, -1, 40, 0, 75, 0}, 5);
-  const Packed b = packed(60, 4, 2, 16, {0, -1, 31, 0}, 15);
+  const Packed a = packed(90, 4, 2, 64, {0, -1, 40, 0, 75, 0}, 5);
+  const Packed b = packed(60, 4, 2, 64, {0, -1, 31, 0}, 15);
   const auto slopes = [](const Packed& p) {
     std::vector<Tensor> in = {contiguous(p.q * 1.0), contiguous(p.k * 1.0), contiguous(p.v * 1.0)};
     for (const Tensor& x : in) set_requires_grad(x);
