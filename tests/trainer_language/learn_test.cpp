@@ -1,0 +1,216 @@
+// Each algorithm learns something tiny, goes on where it stopped with the same bits, and samples
+// with the probabilities that it trains on.
+#include <doctest/doctest.h>
+
+#include <cmath>
+
+#include "tests/forge/scratch.h"
+#include "tests/trainer_language/toy.h"
+#include "trainer/language/online.h"
+#include "trainer/language/pairs.h"
+#include "trainer/language/sft.h"
+
+using namespace bessemer;
+
+namespace {
+
+ThreadPool& pool() {
+  static ThreadPool threads(1);
+  return threads;
+}
+
+std::unique_ptr<LanguageTrainer> make(const RunConfig& config, int64_t turns = 1) {
+  const EnvFactory envs = low_bytes(turns);
+  switch (config.uses()) {
+    case kUsesSft:
+      return std::make_unique<Sft>(config, pool(), envs);
+    case kUsesReward:
+      return std::make_unique<RewardTrainer>(config, pool(), envs);
+    case kUsesDpo:
+      return std::make_unique<Dpo>(config, pool(), envs);
+    case kUsesGrpo:
+      return std::make_unique<Grpo>(config, pool(), envs);
+    default:
+      return std::make_unique<PpoLanguage>(config, pool(), envs);
+  }
+}
+
+/// Runs `iterations` and returns the measurements of the last.
+Metrics run(LanguageTrainer& trainer, int64_t iterations) {
+  Metrics metrics;
+  for (int64_t i = 0; i < iterations; ++i) {
+    metrics.clear();
+    trainer.iterate(metrics);
+  }
+  return metrics;
+}
+
+double reward_of(LanguageTrainer& trainer) {
+  double sum = 0;
+  for (int i = 0; i < 2; ++i) {
+    Metrics metrics;
+    trainer.iterate(metrics);
+    sum += metrics.get("reward");
+  }
+  return sum / 2;
+}
+
+}  // namespace
+
+TEST_CASE("sft learns the oracle's answers") {
+  RunConfig config = toy_config("sft");
+  Sft trainer(config, pool(), low_bytes());
+  const double before = run(trainer, 1).get("loss");
+  const Metrics after = run(trainer, 40);
+  CHECK(before > 5);
+  CHECK(after.get("loss") < 1.5);
+  CHECK(after.get("mean_token_accuracy") > 0.5);
+  const EvalResult judged = trainer.evaluate(8, 1, true);
+  CHECK(judged.scores);
+  CHECK(judged.returns.size() == 8);
+  CHECK(trainer.take_completions().size() == 8);
+  CHECK(trainer.take_completions().empty());
+}
+
+TEST_CASE("grpo learns what is rewarded") {
+  RunConfig config = toy_config("grpo");
+  Grpo trainer(config, pool(), low_bytes());
+  const double before = reward_of(trainer);
+  run(trainer, 25);
+  const double after = reward_of(trainer);
+  CAPTURE(before);
+  CHECK(after > before + 0.25);
+}
+
+TEST_CASE("ppo learns what is rewarded, its critic what to expect") {
+  RunConfig config = toy_config("ppo");
+  config.trainer.language.kl_coef = 0.001;
+  PpoLanguage trainer(config, pool(), low_bytes());
+  const double before = reward_of(trainer);
+  run(trainer, 20);
+  const double after = reward_of(trainer);
+  CAPTURE(before);
+  CHECK(after > before + 0.2);
+}
+
+TEST_CASE("dpo and reward models learn which of two answers is better") {
+  RunConfig config = toy_config("dpo");
+  Dpo dpo(config, pool(), low_bytes());
+  const Metrics first = run(dpo, 1);
+  CHECK(first.get("loss") == doctest::Approx(std::log(2.0)));  // the policy is the reference
+  CHECK(first.get("rewards/margins") == doctest::Approx(0));
+  CHECK(run(dpo, 25).get("rewards/accuracies") > 0.8);
+
+  config = toy_config("reward");
+  RewardTrainer reward(config, pool(), low_bytes());
+  run(reward, 30);
+  const EvalResult judged = reward.evaluate(32, 5, true);
+  double right = 0;
+  for (const double r : judged.returns) right += r;
+  CHECK(right / static_cast<double>(judged.returns.size()) > 0.8);
+}
+
+TEST_CASE("sampling and training agree in bits: mismatch 0 and first ratio 1, exactly") {
+  for (const char* algo : {"grpo", "ppo"}) {
+    for (const int64_t turns : {1, 3}) {
+      CAPTURE(algo);
+      CAPTURE(turns);
+      RunConfig config = toy_config(algo);
+      config.rollout.language.temperature = 0.8;
+      config.trainer.batch_size = 8;
+      const auto trainer = make(config, turns);
+      for (int i = 0; i < 3; ++i) {
+        const Metrics metrics = run(*trainer, 1);
+        REQUIRE(metrics.get("mismatch_kl") == 0);
+        REQUIRE(metrics.get("sampling/sampling_logp_difference/max") == 0);
+        REQUIRE(metrics.get("sampling/importance_sampling_ratio/min") == 1);
+        REQUIRE(metrics.get("sampling/importance_sampling_ratio/max") == 1);
+        REQUIRE(metrics.get("completions/turns") == static_cast<double>(turns));
+      }
+    }
+  }
+}
+
+TEST_CASE("a run that goes on has the bits of one that never stopped") {
+  for (const char* algo : {"sft", "reward", "dpo", "grpo", "ppo"}) {
+    CAPTURE(algo);
+    const Scratch scratch;
+    RunConfig config = toy_config(algo);
+    config.trainer.lr_schedule = "linear";
+    config.trainer.total_steps = 20;
+    const auto whole = make(config);
+    run(*whole, 4);
+    {
+      const auto half = make(config);
+      run(*half, 2);
+      half->evaluate(4, 1, true);  // judging changes nothing
+      half->save(scratch.path);
+    }
+    const auto rest = make(config);
+    rest->load(scratch.path);
+    run(*rest, 2);
+    CHECK(rest->steps() == whole->steps());
+    const bool same = weights_of(*rest) == weights_of(*whole);
+    CHECK(same);
+  }
+}
+
+TEST_CASE("micro-batches change nothing but rounding") {
+  RunConfig config = toy_config("grpo");
+  config.trainer.language.micro_tokens = 100'000;
+  const auto one = make(config);
+  config.trainer.language.micro_tokens = 40;
+  const auto many = make(config);
+  const Metrics a = run(*one, 1), b = run(*many, 1);
+  CHECK(a.get("loss") == doctest::Approx(b.get("loss")).epsilon(1e-5));
+  CHECK(a.get("grad_norm") == doctest::Approx(b.get("grad_norm")).epsilon(1e-4));
+}
+
+TEST_CASE("only the model's tokens are trained in conversations of several turns") {
+  RunConfig config = toy_config("grpo");
+  const auto trainer = make(config, 3);
+  run(*trainer, 1);
+  const std::vector<CompletionRecord> shown = trainer->take_completions();
+  REQUIRE(shown.size() == 8);
+  for (const CompletionRecord& c : shown) {
+    CHECK(c.turns == 3);
+    CHECK(c.completion.find("<|im_start|>user\nq") != std::string::npos);
+    REQUIRE(c.tokens.size() == c.trained.size());
+    REQUIRE(c.tokens.size() == c.log_prob.size());
+    int64_t own = 0;
+    for (size_t i = 0; i < c.tokens.size(); ++i) {
+      own += c.trained[i];
+      if (!c.trained[i]) REQUIRE(c.log_prob[i] == 0);
+    }
+    CHECK(own >= 3);
+    CHECK(own <= 3 * config.rollout.language.max_tokens);
+  }
+}
+
+TEST_CASE("weights of another shape or vocabulary are refused by name") {
+  const Scratch scratch;
+  RunConfig config = toy_config("sft");
+  Sft(config, pool(), low_bytes()).save(scratch.path);
+  config.init.folder = scratch.path.string();
+  config.model.decoder.hidden_size = 64;
+  CHECK_THROWS_WITH_AS(Sft(config, pool(), low_bytes()),
+                       doctest::Contains("model.hidden_size is 64, but"), ValueError);
+  config.model.decoder = {};
+  const Sft same(config, pool(), low_bytes());
+  CHECK(same.model().decoder->config().hidden_size == 32);
+  config.init.folder = scratch / "nowhere";
+  CHECK_THROWS_WITH_AS(Sft(config, pool(), low_bytes()),
+                       doctest::Contains("holds no language model"), ValueError);
+}
+
+TEST_CASE("prompts beyond the context are marked and leave the loss alone") {
+  RunConfig config = toy_config("grpo");
+  config.model.decoder.max_position_embeddings = 16;  // the chat's frame alone is longer
+  const auto trainer = make(config);
+  const std::string before = weights_of(*trainer);
+  const Metrics metrics = run(*trainer, 1);
+  CHECK(metrics.get("faults") == 1);
+  CHECK(trainer->take_completions()[0].finish == "prompt_too_long");
+  const bool same = weights_of(*trainer) == before;
+  CHECK(same);
+}
