@@ -24,7 +24,10 @@ int command_doctor(const Arguments& arguments) {
   }
   const MeasuredRun run = read_measured_run(folder.metrics());
   std::vector<ShownCompletion> said;
-  if (std::filesystem::exists(folder.completions())) said = read_completions(folder.completions());
+  if (std::filesystem::exists(folder.completions())) {
+    said = read_completions(folder.completions());
+    std::erase_if(said, [](const ShownCompletion& c) { return c.kind == "eval"; });
+  }
   DoctorFacts facts;
   facts.algo = recipe.run.trainer.algo;
   facts.language = recipe.run.model.kind == "decoder";

@@ -15,6 +15,8 @@ int command_eval(const Arguments& arguments);
 int command_render(const Arguments& arguments);
 int command_env(const Arguments& arguments);
 int command_show(const Arguments& arguments);
+int command_chat(const Arguments& arguments);
+int command_data(const Arguments& arguments);
 int command_doctor(const Arguments& arguments);
 int command_worker(const Arguments& arguments);  // needs the wire feature
 

@@ -24,6 +24,8 @@ ShownCompletion read_one(const Json& json) {
   ShownCompletion out;
   out.step = json.at("step").get<int64_t>();
   out.group = json.value("group", int64_t{0});
+  out.kind = json.value("kind", "");
+  out.oracle = json.value("oracle", "");
   out.prompt = json.at("prompt").get<std::string>();
   out.completion = json.at("completion").get<std::string>();
   out.finish = json.value("finish", "");
@@ -90,6 +92,7 @@ std::string measures(const ShownCompletion& c) {
   for (const auto& [name, value] : c.rewards) add(name, brief(value));
   if (c.advantage) add("advantage", brief(*c.advantage));
   if (!c.finish.empty()) add("finish", c.finish);
+  if (!c.oracle.empty() && c.reward && *c.reward < 1) add("right:", c.oracle);
   return out;
 }
 
@@ -183,9 +186,12 @@ std::string completions_text(std::span<const ShownCompletion> completions, bool 
   std::string out;
   const ShownCompletion* before = nullptr;
   for (const ShownCompletion& c : completions) {
-    if (!before || before->step != c.step)
-      out += cat(before ? "\n" : "", bold, "step ", c.step, plain, "\n");
-    if (!before || before->step != c.step || before->prompt != c.prompt) {
+    const bool opens = !before || before->step != c.step || before->kind != c.kind;
+    if (opens) {
+      out += cat(before ? "\n" : "", bold, "step ", c.step,
+                 c.kind == "eval" ? ", held-out items" : "", plain, "\n");
+    }
+    if (opens || before->prompt != c.prompt) {
       const std::string prompt = printable(c.prompt);
       const auto room = static_cast<size_t>(std::max(width - 4, 20));
       const std::string_view shown = tail_of(prompt, room);
@@ -231,8 +237,11 @@ std::string completions_html(std::span<const ShownCompletion> completions, std::
       "Point at a token for its log-probability.</p>\n");
   const ShownCompletion* before = nullptr;
   for (const ShownCompletion& c : completions) {
-    if (!before || before->step != c.step) out += cat("<h2>step ", c.step, "</h2>\n");
-    if (!before || before->step != c.step || before->prompt != c.prompt)
+    const bool opens = !before || before->step != c.step || before->kind != c.kind;
+    if (opens) {
+      out += cat("<h2>step ", c.step, c.kind == "eval" ? ", held-out items" : "", "</h2>\n");
+    }
+    if (opens || before->prompt != c.prompt)
       out += cat("<div class=\"prompt\">", escaped(c.prompt), "</div>\n");
     out += "<div class=\"answer\">";
     if (c.tokens.empty()) out += escaped(c.completion);

@@ -1,6 +1,6 @@
 // What a run's model said, as <run>/completions.jsonl keeps it: one object a line,
-//   {"step", "group", "prompt", "completion", "tokens": [...], "log_probs": [...],
-//    "reward", "rewards": {name: value}, "advantage", "finish"}
+//   {"step", "kind", "group", "prompt", "completion", "oracle", "tokens": [...],
+//    "log_probs": [...], "reward", "rewards": {name: value}, "advantage", "finish"}
 // Its pictures for people: a table on a terminal, a page of HTML.
 #pragma once
 
@@ -22,7 +22,9 @@ struct ShownToken {
 
 struct ShownCompletion {
   int64_t step = 0, group = 0;
+  std::string kind;  // "train": sampled to learn from; "eval": greedy, held-out
   std::string prompt, completion;
+  std::string oracle;  // what would have been right; "" if unknown
   std::vector<ShownToken> tokens;  // empty: only the text was kept
   std::optional<double> reward, advantage;
   std::vector<std::pair<std::string, double>> rewards;  // components by name

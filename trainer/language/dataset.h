@@ -19,6 +19,12 @@ namespace bessemer {
 /// What an example is used for decides which shapes are accepted.
 enum class DataUse : uint8_t { supervised, pairs, prompts };
 
+/// The columns of an example have no accepted shape.
+class ColumnsError : public ValueError {
+ public:
+  using ValueError::ValueError;
+};
+
 struct DatasetOptions {
   DataUse use = DataUse::supervised;
   bool completion_only = true;  // supervised: train answers only
@@ -33,8 +39,8 @@ struct Dataset {
 };
 
 /// Reads lines of JSON. Errors name `name` and the line number: ValueError for damaged lines,
-/// columns of no accepted shape (naming those found), wrong types, texts that are not UTF-8,
-/// nothing to train, answers whose end token is not trained.
+/// columns of no accepted shape (ColumnsError, naming those found), wrong types, texts that are not
+/// UTF-8, nothing to train, answers whose end token is not trained.
 Dataset parse_dataset(std::string_view text, const std::string& name, const Tokenizer& tokenizer,
                       const DatasetOptions& options);
 /// IoError where the file cannot be read.

@@ -31,6 +31,17 @@ OnlineTrainer::OnlineTrainer(const RunConfig& config, ThreadPool& pool, EnvFacto
   scorer_ = make_scorer(config_, *model_.tokenizer);
 }
 
+std::vector<Text> OnlineTrainer::preview(int64_t count) {
+  const Counters before = counters_;
+  std::vector<Text> texts;
+  for (Episode& episode : sample(generator(), count)) {
+    if (texts.size() == static_cast<size_t>(count)) break;
+    texts.push_back({std::move(episode.prompt), {std::move(episode.continuation)}});
+  }
+  counters_ = before;
+  return texts;
+}
+
 KlEstimator OnlineTrainer::kl_estimator() const {
   const std::string& name = config_.trainer.language.kl;
   return name == "k1" ? KlEstimator::k1 : name == "k2" ? KlEstimator::k2 : KlEstimator::k3;

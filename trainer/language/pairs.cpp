@@ -102,6 +102,15 @@ std::vector<Text> PairTrainer::next_pairs(Metrics& metrics) {
   return pairs;
 }
 
+std::vector<Text> PairTrainer::preview(int64_t count) {
+  const Counters before = counters_;
+  Metrics unused;
+  std::vector<Text> pairs = next_pairs(unused);
+  counters_ = before;
+  if (pairs.size() > static_cast<size_t>(count)) pairs.resize(static_cast<size_t>(count));
+  return pairs;
+}
+
 std::vector<Text> PairTrainer::held_out_pairs(int64_t count, int64_t seed) {
   if (!sampler_) {
     const std::vector<Text>& held = feed_.data().test;

@@ -14,6 +14,7 @@ namespace bessemer {
 class PairTrainer : public LanguageTrainer {
  public:
   PairTrainer(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs, bool head);
+  std::vector<Text> preview(int64_t count) override;
 
  protected:
   /// The next trainer.batch_size pairs, or as many as that number of items gives.

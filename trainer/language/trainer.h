@@ -29,6 +29,9 @@ class LanguageTrainer : public Algorithm {
   void load_policy(const std::filesystem::path& folder) override;
   std::unique_ptr<Actor> actor(bool deterministic, int64_t seed) const override;
   std::vector<CompletionRecord> take_completions() override;
+  /// The next texts that would be learned from, at most `count`, for people; answers are sampled
+  /// where the algorithm samples them. What has been learned stays as it is.
+  virtual std::vector<Text> preview(int64_t count) = 0;
 
   const LanguageModel& model() const { return model_; }
 
