@@ -4,6 +4,7 @@
 
 #include "core/base/hash.h"
 #include "rollout/normalizer.h"
+#include "rollout/policy.h"
 
 namespace bessemer {
 
@@ -101,6 +102,12 @@ WeightSet make_weights(int64_t version, const nn::NamedTensors& tensors) {
   }
   set.hash = weights_hash(set.tensors);
   return set;
+}
+
+WeightSet acting_weights(int64_t version, const Policy& policy, const Normalizer& normalizer) {
+  nn::NamedTensors tensors = policy.named_parameters();
+  for (auto& named : normalizer_tensors(normalizer)) tensors.push_back(std::move(named));
+  return make_weights(version, tensors);
 }
 
 void assign_weights(const nn::NamedTensors& into, const WeightSet& set) {

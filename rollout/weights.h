@@ -13,6 +13,7 @@
 namespace bessemer {
 
 class Normalizer;
+class Policy;
 namespace wire {
 struct Message;
 }
@@ -42,6 +43,9 @@ int64_t weights_bytes(const std::vector<WeightShape>& shapes);
 
 /// A set with copies of the tensors.
 WeightSet make_weights(int64_t version, const nn::NamedTensors& tensors);
+
+/// What acting needs: the policy's parameters, then the normaliser's statistics.
+WeightSet acting_weights(int64_t version, const Policy& policy, const Normalizer& normalizer);
 
 /// Copies a set into tensors of the same names, dtypes and shapes, in the same order; ValueError
 /// names the first that differs, and nothing has changed then.

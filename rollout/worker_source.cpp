@@ -11,12 +11,6 @@ namespace {
 constexpr double kPatience = 1e6;  // seconds: the hub says when there is nothing to wait for
 }
 
-WeightSet acting_weights(int64_t version, const Policy& policy, const Normalizer& normalizer) {
-  nn::NamedTensors tensors = policy.named_parameters();
-  for (auto& named : normalizer_tensors(normalizer)) tensors.push_back(std::move(named));
-  return make_weights(version, tensors);
-}
-
 WorkerSource::WorkerSource(WorkerHub& hub, const Policy& policy, const Normalizer& normalizer)
     : hub_(hub),
       policy_(policy),

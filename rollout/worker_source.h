@@ -41,7 +41,4 @@ class WorkerFragments final : public FragmentSource {
   WorkerHub& hub_;
 };
 
-/// The weights that workers need: the policy's parameters and the normaliser's statistics.
-WeightSet acting_weights(int64_t version, const Policy& policy, const Normalizer& normalizer);
-
 }  // namespace bessemer

@@ -94,9 +94,7 @@ Fragment Appo::wait() {
 }
 
 void Appo::publish() {
-  nn::NamedTensors tensors = named_;
-  for (auto& statistic : normalizer_tensors(*normalizer_)) tensors.push_back(statistic);
-  source_->publish(make_weights(version_, tensors));
+  source_->publish(acting_weights(version_, *policy_, *normalizer_));
   published_ = true;
 }
 

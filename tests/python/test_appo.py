@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import random
 import signal
 import subprocess
 import time
@@ -34,7 +35,9 @@ def recipe(tmp_path):
 
 
 def rows(out):
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    # without a line that is being written
+    lines = (out / "metrics.jsonl").read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def check_books(row):
@@ -110,22 +113,42 @@ def interrupt(run):
             os.kill(pid, 0)
 
 
-def test_killed_workers_and_a_resume(recipe, tmp_path):
+def test_twenty_killed_workers(recipe, tmp_path):
     out = tmp_path / "run"
-    metrics = out / "metrics.jsonl"
-    run = start(recipe, f"out={out}", "trainer.total_steps=4_000_000")
-    wait_for_rows(run, metrics, 2)
+    run = start(recipe, f"out={out}", "trainer.total_steps=40_000_000", "placement.restarts=99")
+    wait_for_rows(run, out / "metrics.jsonl", 1)
+    chance = random.Random(20)
     killed = set()
     end = time.monotonic() + 60
-    while len(killed) < 3:
+    while len(killed) < 20:
         assert run.poll() is None, run.communicate()
         assert time.monotonic() < end
         fresh = [pid for pid in worker_pids(run.pid) if pid not in killed]
-        if len(fresh) == 2:
-            os.kill(fresh[0], signal.SIGKILL)
-            killed.add(fresh[0])
+        if fresh:
+            victim = chance.choice(fresh)
+            os.kill(victim, signal.SIGKILL)
+            killed.add(victim)
+        time.sleep(chance.uniform(0, 0.1))
+    # It goes on, and reaches its bar.
+    while rows(out)[-1].get("rollout/ep_rew_mean", 0) < 300:
+        assert run.poll() is None, run.communicate()
+        assert time.monotonic() < end
         time.sleep(0.05)
-    wait_for_rows(run, metrics, len(metrics.read_text().splitlines()) + 5)
+    interrupt(run)
+    measured = rows(out)
+    for row in measured:
+        check_books(row)
+    assert measured[-1]["workers/restarts"] >= 15  # some died before they had begun
+    for pid in killed:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_a_resume(recipe, tmp_path):
+    out = tmp_path / "run"
+    metrics = out / "metrics.jsonl"
+    run = start(recipe, f"out={out}", "trainer.total_steps=4_000_000")
+    wait_for_rows(run, metrics, 8)
     interrupt(run)
     before = rows(out)
     check_books(before[-1])
