@@ -64,24 +64,33 @@ static void chains_kernel(const Chains& t) {
 }
 
 using ChainsKernel = void (*)(const Chains&);
-/// at[vectors - 1][rows - 1]
+/// Few rows: four vectors a row, so that enough chains are in flight.
+inline constexpr int kFewRows = kTileQueries / 2;
+/// at[vectors - 1][rows - 1], few[rows - 1]
 struct ChainsTable {
-  ChainsKernel at[2][kTileQueries];
+  ChainsKernel at[2][kTileQueries], few[kFewRows];
 };
-template <bool kAdjacent, bool kContinue, int... kR>
-constexpr ChainsTable make_chains(Indices<kR...>) {
+template <bool kAdjacent, bool kContinue, int... kR, int... kF>
+constexpr ChainsTable make_chains(Indices<kR...>, Indices<kF...>) {
   return {{{chains_kernel<kR + 1, 1, kAdjacent, kContinue>...},
-           {chains_kernel<kR + 1, 2, kAdjacent, kContinue>...}}};
+           {chains_kernel<kR + 1, 2, kAdjacent, kContinue>...}},
+          {chains_kernel<kF + 1, 4, kAdjacent, kContinue>...}};
 }
 /// A's columns adjacent (a_step 1) or its rows (a_row 1).
 template <bool kAdjacent, bool kContinue>
-inline constexpr ChainsTable kChains =
-    make_chains<kAdjacent, kContinue>(std::make_integer_sequence<int, kTileQueries>());
+inline constexpr ChainsTable kChains = make_chains<kAdjacent, kContinue>(
+    std::make_integer_sequence<int, kTileQueries>(), std::make_integer_sequence<int, kFewRows>());
 
 /// rows <= kTileQueries; columns a multiple of 16.
 template <bool kAdjacent, bool kContinue>
 BESSEMER_INLINE void run_chains(Chains t, int rows, int64_t columns) {
   const ChainsTable& table = kChains<kAdjacent, kContinue>;
+  while (rows <= kFewRows && columns >= 4 * kVec) {
+    table.few[rows - 1](t);
+    t.b += 4 * kVec;
+    t.c += 4 * kVec;
+    columns -= 4 * kVec;
+  }
   while (columns >= 2 * kVec) {
     table.at[1][rows - 1](t);
     t.b += 2 * kVec;
