@@ -8,9 +8,11 @@ KvCache::KvCache(const nn::DecoderConfig& config, int64_t pages) {
   BESSEMER_CHECK(pages > 0 && pages <= INT32_MAX / kPageTokens, ValueError,
                  "[kv cache] pages must be positive, got ", pages);
   const int64_t heads = config.num_key_value_heads, dim = config.head_dim;
+  // Not written before they are used, so that pages never needed take no memory; attention skips
+  // what lies behind a sequence's last token, whatever it is.
   for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
-    layers_.push_back({Tensor::zeros({pages, heads, dim, kPageTokens}, config.compute),
-                       Tensor::zeros({pages, heads, kPageTokens, dim}, config.compute)});
+    layers_.push_back({Tensor::empty({pages, heads, dim, kPageTokens}, config.compute),
+                       Tensor::empty({pages, heads, kPageTokens, dim}, config.compute)});
   }
   bytes_ = 2 * config.num_hidden_layers * pages * heads * dim * kPageTokens *
            static_cast<int64_t>(dtype_size(config.compute));

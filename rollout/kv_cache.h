@@ -12,7 +12,8 @@ inline constexpr int64_t kPageTokens = 32;  // attention's block of keys
 
 class KvCache {
  public:
-  /// Memory for `pages` pages of every layer, in the decoder's compute dtype.
+  /// Room for `pages` pages of every layer, in the decoder's compute dtype; the system gives memory
+  /// as they are first used.
   KvCache(const nn::DecoderConfig& config, int64_t pages);
 
   std::span<const nn::KvPages> layers() const { return layers_; }

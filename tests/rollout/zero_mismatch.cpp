@@ -196,7 +196,7 @@ TEST_CASE("zero mismatch: the same with gradient checkpointing") {
 TEST_CASE("zero mismatch holds for every instruction set of this machine" *
           doctest::skip(std::getenv("BESSEMER_ISA") != nullptr)) {
   for (const std::string& isa : cpu::available_isas()) {
-    if (isa == "baseline" || isa == cpu::kernels().isa) continue;  // the baseline has tolerances
+    if (isa == cpu::kernels().isa) continue;
     CAPTURE(isa);
     ChildOptions again;  // this program, its kernels chosen anew
     again.args = {cat("/proc/", getpid(), "/exe"),
