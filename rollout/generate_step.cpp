@@ -83,9 +83,10 @@ bool Generator::evict(const CachedTokens& asking, int64_t handle) {
       return true;
     }
   }
-  for (auto& group : groups_) {  // prompts kept for completions to come
+  // Prompts of completions to come, older ones too: they may be waiting for this one's place.
+  for (auto& group : groups_) {
     Group& g = *group;
-    if (g.scheduled || !g.last_hidden || g.cached.pages().empty() || &g.cached == &asking) continue;
+    if (g.scheduled || g.cached.pages().empty() || &g.cached == &asking) continue;
     g.drop(cache_);
     return true;
   }

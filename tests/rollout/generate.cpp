@@ -344,6 +344,74 @@ TEST_CASE("generate: new weights between steps") {
   }
 }
 
+TEST_CASE("generate: random schedules give every sequence the tokens that it has alone") {
+  nn::DecoderConfig config = tiny_decoder();
+  config.hidden_size = 24;
+  config.intermediate_size = 32;
+  config.num_hidden_layers = 1;
+  config.max_position_embeddings = 120;
+  const Toy toy(config);
+  for (uint64_t round = 0; round < 25; ++round) {
+    CAPTURE(round);
+    uint64_t draws = 0;
+    auto below = [&](uint32_t n) {
+      return static_cast<int64_t>(Rng{17}.at(round, draws++).word[0] % n);
+    };
+    Generator generator = toy.generator({.max_batch = 1 + below(8),
+                                         .pages = 4 + below(12),
+                                         .step_tokens = 1 + below(60),
+                                         .share_prompts = below(4) > 0});
+    SamplingOptions sampling;
+    sampling.max_tokens = 1 + below(40);
+    sampling.stop_ids = {3};
+    struct Conversation {
+      std::vector<int32_t> history;
+      uint64_t key;
+      uint64_t drawn = 0;
+      int64_t turns;
+    };
+    std::vector<Conversation> open;  // by handle
+    int64_t left = 0;
+    auto add = [&] {
+      const Prompt prompt = {some_tokens(1 + below(70), below(50)), 1 + below(5),
+                             static_cast<uint64_t>(open.size()), 0, 0};
+      REQUIRE(generator.add(prompt, sampling, true) == static_cast<int64_t>(open.size()));
+      for (int64_t i = 0; i < prompt.completions; ++i)
+        open.push_back({prompt.tokens, open.size(), 0, below(3)});
+      left += prompt.completions;
+    };
+    for (int i = 0; i < 3; ++i) add();
+    int64_t to_come = 4;
+    while (left > 0) {
+      const bool busy = generator.step();
+      const auto finished = generator.take();
+      REQUIRE((busy || !finished.empty()));
+      for (const auto& [handle, got] : finished) {
+        Conversation& c = open[static_cast<size_t>(handle)];
+        REQUIRE(got.finish != Finish::out_of_pages);  // four pages hold a whole context
+        const Prompt alone = {c.history, 1, c.key, 0, c.drawn};
+        CHECK(same(toy.generator().generate(std::span(&alone, 1), sampling)[0], got));
+        c.history.insert(c.history.end(), got.tokens.begin(), got.tokens.end());
+        c.drawn += got.tokens.size();
+        const auto answer = some_tokens(below(9), handle);
+        c.history.insert(c.history.end(), answer.begin(), answer.end());
+        if (c.turns-- > 0 && c.history.size() < 120) {
+          generator.extend(handle, answer, sampling);
+        } else {
+          generator.release(handle);
+          --left;
+        }
+      }
+      if (to_come > 0 && below(6) == 0) {
+        --to_come;
+        add();
+      }
+    }
+    CHECK(generator.cache().free_pages() == generator.cache().pages());
+    CHECK_FALSE(generator.step());
+  }
+}
+
 TEST_CASE("generate: what it refuses") {
   const Toy toy;
   Generator generator = toy.generator();
