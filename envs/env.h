@@ -116,6 +116,17 @@ class EnvBatch {
   /// Throws ValueError for bytes that are damaged or another environment's.
   virtual void load(int64_t env, std::string_view state) = 0;
 
+  /// save() of every environment.
+  virtual std::vector<std::string> save_all() const {
+    std::vector<std::string> out;
+    for (int64_t env = 0; env < num_envs(); ++env) out.push_back(save(env));
+    return out;
+  }
+  /// False where states cannot be had: a server without the capability `snapshot`.
+  virtual bool can_save() const { return true; }
+  /// True where the environments may be lost without this process: any call may then throw IoError.
+  virtual bool remote() const { return false; }
+
   virtual void render(int64_t env, Canvas& canvas) const = 0;
   virtual std::string fault_reason(int64_t row) const = 0;
   /// For environments that know it: an action (as text) that reaches the highest return from here.

@@ -147,13 +147,19 @@ class Session {
       iterate(metrics);
       placement_->report(metrics);
       const int64_t after = algorithm_->steps();
+      std::optional<IoError> lost;
       if (due(config_.eval.every, before, after)) {
-        judge();
-        add_evaluation(*judged_, metrics);
+        try {
+          judge();
+          add_evaluation(*judged_, metrics);
+        } catch (const IoError& error) {
+          lost = error;
+        }
       }
       show_completions(after);
       const MetricsRow row{after, after / batch, seconds_since(begin), metrics};
       for (const auto& sink : sinks_) sink->write(row);
+      if (lost) stop_without_environments(*lost);
       if (after >= config_.trainer.total_steps) {
         go_on = false;
       } else if (reached(config_.trainer.stop, metrics)) {
@@ -200,14 +206,20 @@ class Session {
       throw NotFiniteError(cat("stopped after ", algorithm_->steps(), " steps: ", error.what(),
                                "; the last good state is ", saved.string()));
     } catch (const IoError& error) {
-      // Processes of the run, or a server, are gone for good. Where everything stood before they
-      // went is known here.
-      if (config_.placement.mode == "inline") throw;
-      const fs::path saved = checkpoint();
-      throw IoError(cat("stopped after ", algorithm_->steps(), " steps: ", error.what(),
-                        "\nthe state before is ", saved.string(),
-                        "; go on with: ./bessemer run --resume ", folder_.root.string()));
+      stop_without_environments(error);
     }
+  }
+
+  /// The environments, or what collects in them, are gone for good: what they stood on before the
+  /// rollout is known here.
+  [[noreturn]] void stop_without_environments(const IoError& error) {
+    if (!needs_processes(recipe_) && !config_.env.address) throw;
+    const std::string failure = placement_->failure();
+    const fs::path saved = checkpoint();
+    throw IoError(cat("stopped after ", algorithm_->steps(),
+                      " steps: ", failure.empty() ? error.what() : failure, "\nits last state is ",
+                      saved.string(), "; go on with: ./bessemer run --resume ",
+                      folder_.root.string()));
   }
 
   void open_sinks(bool resumed) {
@@ -476,6 +488,10 @@ Plan make_plan(const Recipe& recipe, const AlgorithmFactory& factory) {
        cat(config.checkpoint.every > 0 ? cat("every ", config.checkpoint.every, " steps and ") : "",
            "at the end, the newest ", config.checkpoint.keep, " kept"));
   if (recipe.seeds) line("seeds", cat("0 to ", *recipe.seeds - 1, ", one after the other"));
+  line("resume", algorithm->exact_resume()
+                     ? "with the same bits, from any checkpoint"
+                     : cat("inexact: ", config.env.address.value_or("the environments' host"),
+                           " takes no snapshots, so episodes begin anew"));
   line("folder", recipe.out.empty() ? default_run_folder(recipe.name) : recipe.out);
   return plan;
 }

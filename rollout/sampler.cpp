@@ -41,12 +41,17 @@ Sampler::Sampler(std::unique_ptr<EnvBatch> envs, const Policy& policy, const Nor
   buffers_.episode_return = episode_return_.data();
   buffers_.episode_length = episode_length_.data();
 
-  // Seeds from a stream of their own, so that runs with neighbouring seeds share no episode.
+  reset_all();
+}
+
+/// Seeds from a stream of their own, so that runs with neighbouring seeds share no episode; other
+/// ones where a run goes on without the state of its environments.
+void Sampler::reset_all() {
   std::vector<uint64_t> seeds(static_cast<size_t>(envs_->num_envs()));
-  const Rng rng{options.seed, Stream::environment};
-  const auto first = static_cast<uint64_t>(options.first_row / envs_->spec().rows);
+  const Rng rng{options_.seed, Stream::environment};
+  const auto first = static_cast<uint64_t>(options_.first_row / envs_->spec().rows);
   for (size_t i = 0; i < seeds.size(); ++i) {
-    const PhiloxBlock block = rng.at(first + i);
+    const PhiloxBlock block = rng.at(first + i, static_cast<uint64_t>(counter_));
     seeds[i] = (uint64_t{block.word[0]} << 32 | block.word[1]) >> 1;
   }
   buffers_.obs[0] = obs_at(options_.steps);
@@ -64,12 +69,18 @@ uint8_t* Sampler::mask_at(int64_t t) {
   return rollout_.action_mask.data() + t * rollout_.rows * policy_.distribution().outputs();
 }
 
-SourceState Sampler::state() const {
+SourceState Sampler::state() const { return kept_ ? *kept_ : current_state(); }
+
+SourceState Sampler::current_state() const {
   SourceState out;
   out.counter.assign(static_cast<size_t>(rollout_.rows), counter_);
   out.starts = current_starts_;
   out.states = runner_.states();
-  for (int64_t env = 0; env < envs_->num_envs(); ++env) out.envs.push_back(envs_->save(env));
+  if (envs_->can_save()) {
+    out.envs = envs_->save_all();
+  } else {
+    out.envs.resize(static_cast<size_t>(envs_->num_envs()));  // empty: they begin anew
+  }
   return out;
 }
 
@@ -80,12 +91,18 @@ void Sampler::restore(const SourceState& state) {
                      static_cast<int64_t>(state.envs.size()) == envs_->num_envs(),
                  ValueError, "[sampler] the saved state is of ", state.envs.size(),
                  " environments, here are ", envs_->num_envs());
-  for (int64_t env = 0; env < envs_->num_envs(); ++env) envs_->load(env, state.envs[env]);
+  kept_.reset();
   // Rows that asynchronous workers left at different steps go on from the latest: no draw is taken
   // twice.
   counter_ = *std::max_element(state.counter.begin(), state.counter.end());
   current_starts_ = state.starts;
   runner_.states() = state.states;
+  if (std::all_of(state.envs.begin(), state.envs.end(), [](auto& env) { return env.empty(); })) {
+    reset_all();
+    std::fill(current_starts_.begin(), current_starts_.end(), 1);
+    return;
+  }
+  for (int64_t env = 0; env < envs_->num_envs(); ++env) envs_->load(env, state.envs[env]);
   StepBuffers out;
   out.obs = buffers_.obs;
   out.obs[0] = obs_at(rollout_.steps);
@@ -95,6 +112,7 @@ void Sampler::restore(const SourceState& state) {
 
 void Sampler::collect(int64_t version, std::vector<EpisodeEnd>& episodes) {
   const trace::Span span("collect");
+  if (envs_->remote() && !kept_) kept_ = current_state();
   Rollout& out = rollout_;
   const int64_t rows = out.rows;
   // What came next becomes the first observation (detail 1: environments run on).
@@ -138,6 +156,7 @@ void Sampler::collect(int64_t version, std::vector<EpisodeEnd>& episodes) {
     if (current_starts_[r]) std::fill_n(states.begin() + r * width, width, 0.0f);
   runner_.values(rows, obs_at(out.steps), states.data(), out.last_value.data());
   bootstrap();
+  if (envs_->remote()) kept_ = current_state();
 }
 
 /// Throws NotFiniteError where step t's log-probabilities or values are not finite.

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "envs/env.h"
@@ -30,6 +31,8 @@ class Sampler final : public SampleSource {
   std::byte* obs_at(int64_t t);
   uint8_t* mask_at(int64_t t);
   void check_finite(int64_t t) const;
+  SourceState current_state() const;
+  void reset_all();
   void finish_step(int64_t t, std::vector<EpisodeEnd>& episodes);
   void bootstrap();
 
@@ -42,6 +45,9 @@ class Sampler final : public SampleSource {
   Rollout rollout_;
   StepBuffers buffers_;
   int64_t counter_ = 0;
+  // Of environments that may be lost: where they stood after the last rollout, so that a run can be
+  // saved without them.
+  std::optional<SourceState> kept_;
   std::vector<int64_t> slots_;
   std::vector<uint8_t> current_starts_, terminated_, truncated_;
   std::vector<float> episode_return_;

@@ -27,6 +27,7 @@ class ActorCritic : public Algorithm {
   int64_t updates() const override { return adam_->steps(); }
   int64_t parameters() const override;
   int64_t memory_bytes() const override;
+  bool exact_resume() const override { return exact_resume_; }
   EvalResult evaluate(int64_t episodes, int64_t seed, bool deterministic) override;
   void save(const std::filesystem::path& folder) const override;
   void load(const std::filesystem::path& folder) override;
@@ -98,6 +99,7 @@ class ActorCritic : public Algorithm {
   EnvFactory make_envs_;
   ThreadPool& pool_;
   Spec spec_;
+  bool exact_resume_ = true;
   std::unique_ptr<Policy> policy_;
   std::unique_ptr<Normalizer> normalizer_;
   nn::NamedTensors named_;  // the policy's parameters

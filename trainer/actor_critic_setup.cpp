@@ -21,7 +21,8 @@ bool finite(const float* x, int64_t n) {
 ActorCritic::ActorCritic(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs,
                          bool elsewhere)
     : config_(config),
-      make_envs_(make_envs ? std::move(make_envs) : registry_factory(config.env)),
+      make_envs_(make_envs ? std::move(make_envs)
+                           : registry_factory(config.env, config.placement.lease)),
       pool_(pool) {
   config_.check();
   const int64_t rows = config_.env.num;
@@ -31,6 +32,7 @@ ActorCritic::ActorCritic(const RunConfig& config, ThreadPool& pool, EnvFactory m
   options.pool = &pool_;
   envs_ = make_envs_(options);
   spec_ = envs_->spec();
+  exact_resume_ = envs_->can_save();
   check_control_spec(spec_, config_.trainer.algo);
   policy_ = make_policy(spec_, config_);
   normalizer_ = make_normalizer(spec_, config_, rows);

@@ -34,6 +34,9 @@ class Algorithm {
   virtual int64_t updates() const = 0;       // optimiser steps so far
   virtual int64_t parameters() const = 0;    // trainable scalars
   virtual int64_t memory_bytes() const = 0;  // buffers, weights and optimiser state, for the plan
+  /// False where a run that goes on from a checkpoint begins its episodes anew: the environments'
+  /// server takes no snapshots.
+  virtual bool exact_resume() const { return true; }
 
   /// One rollout and the updates on it; adds what it measured under SB3's names. Throws
   /// NotFiniteError when a loss, gradient or output is not finite; the weights are then the last

@@ -75,15 +75,18 @@ class ControlActor : public Actor {
 
 }  // namespace
 
-EnvFactory registry_factory(const EnvConfig& env) {
-  return [env](const BatchOptions& wanted) {
+EnvFactory registry_factory(const EnvConfig& env, double patience) {
+  return [env, patience](const BatchOptions& wanted) {
     BatchOptions options = wanted;
     options.options = env.options;
     options.max_episode_steps = env.max_episode_steps;
     if (!env.address) return make_batch(env.id, options);
 #ifdef BESSEMER_HAS_WIRE
-    return connect_batch(*env.address, env.id, options);
+    RemoteOptions remote;
+    remote.reconnect = patience;
+    return connect_batch(*env.address, env.id, options, remote);
 #else
+    (void)patience;
     fail<ValueError>(
         "env.address: this build has no wire: it was made without libzmq, cppzmq and "
         "msgpack");

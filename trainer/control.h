@@ -11,8 +11,9 @@
 
 namespace bessemer {
 
-/// Environments of the registry, or of the server at env.address.
-EnvFactory registry_factory(const EnvConfig& env);
+/// Environments of the registry, or of the server at env.address, which is waited for `patience`
+/// seconds when it goes away.
+EnvFactory registry_factory(const EnvConfig& env, double patience = 30);
 
 /// Throws ValueError for what no algorithm here can learn in: several agents, several observation
 /// or action channels.

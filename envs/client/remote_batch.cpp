@@ -90,6 +90,9 @@ class RemoteBatch final : public EnvBatch {
     }
     if (!snapshot) remote_.reconnect = 0;
     hello_.fields.set("spec_hash", client_->welcome().fields.text("spec_hash"));
+    for (const wire::Value& name : client_->welcome().fields.list("capabilities")) {
+      if (name.text("capabilities") == "snapshot") can_save_ = true;
+    }
     reasons_.resize(static_cast<size_t>(rows()));
     in_flight_.resize(static_cast<size_t>(envs_));
   }
@@ -204,6 +207,18 @@ class RemoteBatch final : public EnvBatch {
     const Message reply = const_cast<RemoteBatch*>(this)->transact(message);
     return read_ragged(reply, "state", 1).bytes;
   }
+
+  std::vector<std::string> save_all() const override {
+    check_idle("save");
+    const Message reply = const_cast<RemoteBatch*>(this)->transact(Message("snapshot"));
+    const Ragged states = read_ragged(reply, "state", envs_);
+    std::vector<std::string> out;
+    for (int64_t env = 0; env < envs_; ++env) out.emplace_back(states.row(env));
+    return out;
+  }
+
+  bool can_save() const override { return can_save_; }
+  bool remote() const override { return true; }
 
   void load(int64_t env, std::string_view state) override {
     check_idle("load");
@@ -355,9 +370,16 @@ class RemoteBatch final : public EnvBatch {
     if (static_cast<int64_t>(log_.size()) > remote_.replay_steps && sent_.empty()) anchor();
   }
 
-  /// From here on the whole state can be had again without what came before.
+  /// From here on the whole state can be had again without what came before; where the server takes
+  /// no snapshots, it can no longer be had at all.
   void anchor() {
     if (remote_.reconnect <= 0) return;
+    if (!can_save_) {
+      anchored_ = false;
+      log_.clear();
+      base_.reset();
+      return;
+    }
     base_ = transact(Message("snapshot"));
     log_.clear();
     anchored_ = true;
@@ -365,6 +387,10 @@ class RemoteBatch final : public EnvBatch {
 
   void rebuild(const WireError& cause) {
     if (remote_.reconnect <= 0) throw WireError(cause);
+    if (!anchored_ && !log_.empty()) {
+      wire::refuse(Code::no_session, "[env] ", address_, " lost the environments, and takes no ",
+                   "snapshots from which they could be brought back");
+    }
     using Clock = std::chrono::steady_clock;
     const auto end = Clock::now() + std::chrono::duration_cast<Clock::duration>(
                                         std::chrono::duration<double>(remote_.reconnect));
@@ -414,6 +440,7 @@ class RemoteBatch final : public EnvBatch {
   Message hello_;
   std::unique_ptr<wire::Client> client_;
   Spec spec_;
+  bool can_save_ = false;
   std::vector<std::string> reasons_;  // [rows], of the last fault
   std::deque<Sent> sent_;
   std::vector<uint8_t> in_flight_;  // [envs]

@@ -38,13 +38,13 @@ def nothing_left():
 def inline(tmp_path_factory):
     """What an undisturbed run in one process gives."""
     out = tmp_path_factory.mktemp("runs") / "inline"
-    run(f"out={out}", "trainer.total_steps=65536")
+    run(f"out={out}", "trainer.total_steps=32768")
     return out
 
 
 def test_the_runs_own_server_is_replaced_when_it_dies(inline, tmp_path, nothing_left):
     out = tmp_path / "run"
-    words = [*QUIET, *FLAT, f"out={out}", "trainer.total_steps=65536", "placement.server=true"]
+    words = [*QUIET, *FLAT, f"out={out}", "trainer.total_steps=32768", "placement.server=true"]
     process = start("run", CARTPOLE, *words, "placement.restarts=100")
     killed = []
     draw = random.Random(7)
@@ -62,3 +62,68 @@ def test_the_runs_own_server_is_replaced_when_it_dies(inline, tmp_path, nothing_
     assert log.count("server ended: signal 9 (Killed)") == 5
     assert log.count("server started again") == 5
     assert " server | serving on ipc://@bessemer-server-" in (out / "logs/server.log").read_text()
+
+
+def test_a_server_that_keeps_dying_ends_the_run_with_its_last_words(inline, tmp_path, nothing_left):
+    out = tmp_path / "run"
+    words = [*QUIET, *FLAT, f"out={out}", "trainer.total_steps=32768", "placement.server=true"]
+    process = start("run", CARTPOLE, *words, "placement.restarts=0", "placement.lease=1")
+    comes_true(lambda: steps(out) > 2, process)
+    os.kill(child(process, "env serve"), signal.SIGKILL)
+    errors = finish(process, expect=1)
+    assert "server ended with signal 9 (Killed), after 0 restarts in a row" in errors
+    assert f"its last lines ({out}/logs/server.log):\nserving on ipc://" in errors
+    assert f"--resume {out}" in errors
+    saved = int(checkpoint(out).name.split("-")[1])
+    assert saved > 0 and rows(out)[-1]["step"] == saved
+    finish(start("run", "--resume", out, "placement.server=false"))
+    assert_same_run(inline, out)
+
+
+def serve(address="tcp://127.0.0.1:*"):
+    server = start("env", "serve", "CartPole-v1", "--bind", address)
+    return server, server.stdout.readline().split()[-1]
+
+
+def end(server):
+    server.kill()
+    server.communicate()
+
+
+def test_a_served_run_stops_with_its_last_state_when_the_server_is_gone(inline, tmp_path):
+    out = tmp_path / "run"
+    total = "trainer.total_steps=32768"
+    server, address = serve()
+    words = [*QUIET, *FLAT, f"out={out}", total, f"env.address={address}", "placement.lease=0.5"]
+    process = start("run", CARTPOLE, *words, "eval.every=4096")
+    comes_true(lambda: steps(out) > 20, process)
+    end(server)
+    errors = finish(process, expect=1)
+    assert address in errors and f"--resume {out}" in errors
+    saved = int(checkpoint(out).name.split("-")[1])
+    assert saved >= 20 * 256 and rows(out)[-1]["step"] == saved
+    server, address = serve()
+    finish(start("run", "--resume", out, f"env.address={address}"))
+    end(server)
+    assert checkpoint(inline).name == checkpoint(out).name
+    for name in ("model.safetensors", "train.safetensors"):
+        assert (checkpoint(inline) / name).read_bytes() == (checkpoint(out) / name).read_bytes()
+
+
+def test_a_served_run_goes_on_when_its_server_comes_back_in_time(inline, tmp_path):
+    out = tmp_path / "run"
+    server, address = serve()
+    words = [*QUIET, *FLAT, f"out={out}", "trainer.total_steps=32768", f"env.address={address}"]
+    process = start("run", CARTPOLE, *words)
+    for before in (10, 40):
+        comes_true(lambda before=before: steps(out) > before, process)
+        end(server)
+        server, _ = serve(address)
+    finish(process)
+    end(server)
+    assert_same_run(inline, out)
+
+
+def test_the_plan_says_how_exact_a_resume_is():
+    plan = start("run", CARTPOLE, "--dry-run").communicate(timeout=60)[0]
+    assert "resume        with the same bits, from any checkpoint" in plan
