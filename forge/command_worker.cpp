@@ -25,7 +25,7 @@ WorkerParts build_worker(const std::string& recipe, int64_t first_row, int64_t r
   options.num_envs = rows;
   options.autoreset = Autoreset::same_step;
   options.pool = pool.get();
-  std::unique_ptr<EnvBatch> envs = registry_factory(config.env)(options);
+  std::unique_ptr<EnvBatch> envs = registry_factory(config.env, config.placement.lease)(options);
   parts.policy = make_policy(envs->spec(), config);
   parts.normalizer = make_normalizer(envs->spec(), config, rows);
   parts.sampler =
@@ -42,6 +42,7 @@ int command_worker(const Arguments& arguments) {
   // The terminal's Ctrl-C reaches every process; the controller decides when workers end.
   std::signal(SIGINT, SIG_IGN);
   trace::start_from_environment();
+  trace::name_thread("main");
   const char* secret = std::getenv(kWorkerSecret);
   const WorkerEnd end = run_worker(arguments.positional[0], arguments.positional[1],
                                    secret ? secret : "", build_worker);

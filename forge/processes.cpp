@@ -78,7 +78,13 @@ class LocalPlacement final : public Placement {
       running += worker.state != WorkerStatus::State::absent;
       restarts += static_cast<double>(worker.restarts);
       queued += static_cast<double>(worker.queued);
-      metrics.last(cat("workers/", worker.name, "/fps"), worker.steps_per_second);
+      const auto add = [&](std::string_view what, double value) {
+        metrics.last(cat("workers/", worker.name, "/", what), value);
+      };
+      add("fps", worker.steps_per_second);
+      add("version", static_cast<double>(worker.version));
+      add("queued", static_cast<double>(worker.queued));
+      add("restarts", static_cast<double>(worker.restarts));
     }
     metrics.last("workers/running", running);
     metrics.last("workers/restarts", restarts);

@@ -6,6 +6,8 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <string>
+#include <vector>
 
 #include "core/base/error.h"
 #include "forge/sinks.h"
@@ -54,6 +56,8 @@ constexpr Named kLosses[] = {
     {"grad_norm", "grad"},
     {"mismatch_kl", "mismatch"},
 };
+
+constexpr size_t kMostWorkers = 8;  // lines of the block
 
 class ConsoleSink final : public Sink {
  public:
@@ -158,6 +162,42 @@ class ConsoleSink final : public Sink {
     return out;
   }
 
+  /// One line a worker, from "workers/NAME/...".
+  std::vector<std::string> workers() const {
+    constexpr std::string_view start = "workers/", end = "/fps";
+    std::vector<std::string> out;
+    for (const auto& [metric, value] : latest_.values()) {
+      if (!metric.starts_with(start) || !metric.ends_with(end)) continue;
+      const std::string name =
+          metric.substr(start.size(), metric.size() - start.size() - end.size());
+      const auto of = [&](std::string_view what) {
+        const std::string key = cat(start, name, "/", what);
+        return latest_.has(key) ? latest_.get(key) : 0;
+      };
+      out.push_back(cat(name, "  ", short_number(value.value()), "/s  version ",
+                        grouped(static_cast<int64_t>(of("version"))), "  queue ",
+                        brief(of("queued")), "  restarts ", brief(of("restarts"))));
+    }
+    const size_t count = out.size();
+    if (count > kMostWorkers) {
+      out.resize(kMostWorkers - 1);
+      out.push_back(cat("and ", count - out.size(), " more workers"));
+    }
+    return out;
+  }
+
+  /// "2 workers, queue 3, 1 restart, staleness 0.5"; nothing where there are none.
+  std::string workers_summary() const {
+    if (!latest_.has("workers/running")) return "";
+    std::string out = cat(brief(latest_.get("workers/running")), " workers, queue ",
+                          brief(latest_.get("workers/queued")), ", restarts ",
+                          brief(latest_.get("workers/restarts")));
+    if (latest_.has("rollout/staleness_mean"))
+      out += cat(", staleness ", brief(latest_.get("rollout/staleness_mean")), " (at most ",
+                 brief(latest_.get("rollout/staleness_max")), ")");
+    return out;
+  }
+
   void draw() {
     pending_ = false;
     winsize size{};
@@ -170,30 +210,36 @@ class ConsoleSink final : public Sink {
     for (int i = 0; i < eighths / 8; ++i) bar += "█";
     bar += parts[eighths % 8];
     for (int i = eighths / 8 + (eighths % 8 ? 1 : 0); i < width; ++i) bar += "·";
-    const std::string lines[] = {
+    std::vector<std::string> lines = {
         cat(bar, " ", fixed(fraction() * 100, 0), "%  ", grouped(step_), " / ",
             grouped(title_.total_steps), " steps  ", short_number(rate()), "/s  ETA ", eta()),
         returns(), losses()};
+    if (const std::string summary = workers_summary(); !summary.empty()) {
+      lines.push_back(summary);
+      for (std::string& text : workers()) lines.push_back("  " + std::move(text));
+    }
     std::string out;
-    if (drawn_) out += "\x1b[3A";
+    if (drawn_ > 0) out += cat("\x1b[", drawn_, "A");
     for (const std::string& text : lines) {
       // long lines would wrap and spoil the block; the bar's multi-byte characters need room
-      out += cat("\r\x1b[2K", &text == lines ? text : text.substr(0, columns - 1), "\n");
+      out += cat("\r\x1b[2K", &text == lines.data() ? text : text.substr(0, columns - 1), "\n");
     }
     std::fputs(out.c_str(), stderr);
-    drawn_ = true;
+    drawn_ = static_cast<int>(lines.size());
   }
 
   void line() {
     pending_ = false;
-    std::fprintf(stderr, "%s / %s steps  %s/s  ETA %s  %s  %s\n", grouped(step_).c_str(),
+    const std::string summary = workers_summary();
+    std::fprintf(stderr, "%s / %s steps  %s/s  ETA %s  %s  %s%s%s\n", grouped(step_).c_str(),
                  grouped(title_.total_steps).c_str(), short_number(rate()).c_str(), eta().c_str(),
-                 returns().c_str(), losses().c_str());
+                 returns().c_str(), losses().c_str(), summary.empty() ? "" : "  ", summary.c_str());
   }
 
   ConsoleTitle title_;
   bool terminal_;
-  bool drawn_ = false, pending_ = false;
+  bool pending_ = false;
+  int drawn_ = 0;  // lines of the block on the terminal
   int64_t step_ = 0;
   double seconds_ = 0;
   int64_t rate_step_;

@@ -2,6 +2,7 @@
 
 #include <chrono>
 
+#include "core/base/trace.h"
 #include "core/wire/client.h"
 #include "rollout/sample_message.h"
 
@@ -60,17 +61,22 @@ class Worker {
       parts_ = {};
     }
     while (true) {
-      Message task = client_.call(std::move(report), kForever);
+      Message task = [&] {
+        const trace::Span span("send and wait");
+        return client_.call(std::move(report), kForever);
+      }();
       if (task.fields.flag("stop", false)) return;
       report = Message("samples");
       const uint64_t number = task.fields.count("task");
       if (auto problem = attempt([&] { collect(task, report); })) report = std::move(*problem);
       report.fields.set("task", number);
+      trace::flush();
     }
   }
 
  private:
   void build() {
+    const trace::Span span("build");
     const wire::Map& welcome = client_.welcome().fields;
     rows_ = welcome.integer("rows");
     parts_ = factory_(welcome.text("setup"), welcome.integer("first_row"), rows_);
@@ -99,6 +105,7 @@ class Worker {
   }
 
   void take_weights(const WeightSet& set) {
+    const trace::Span span("weights");
     nn::NamedTensors policy = parts_.policy->named_parameters();
     assign_weights(policy, set);
     assign_normalizer(*parts_.normalizer, set);

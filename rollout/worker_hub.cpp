@@ -11,6 +11,7 @@
 #include <mutex>
 #include <thread>
 
+#include "core/base/trace.h"
 #include "core/wire/server.h"
 #include "rollout/sample_message.h"
 
@@ -115,6 +116,7 @@ struct WorkerHub::Impl final : wire::Service {
   }
 
   std::optional<Message> request(wire::Session& session, Message& message) override {
+    const trace::Span span("worker report");
     const std::lock_guard lock(mutex);
     Seat& seat = seat_of(session);
     if (message.type == "samples") {
@@ -323,7 +325,10 @@ WorkerHub::WorkerHub(const WorkerHubOptions& options, std::string setup)
   server.socket.limits.header_bytes = size_t{16} << 20;
   impl.server = std::make_unique<wire::Server>(impl, server);
   impl.bound = impl.server->bind(cat("ipc://@bessemer-", getpid(), '-', random_word()));
-  impl.thread = std::thread([&impl] { impl.server->run(); });
+  impl.thread = std::thread([&impl] {
+    trace::name_thread("hub");
+    impl.server->run();
+  });
 }
 
 WorkerHub::~WorkerHub() {
@@ -415,6 +420,7 @@ void WorkerHub::begin_stream() {
 }
 
 std::optional<WorkerSamples> WorkerHub::take(double seconds) {
+  const trace::Span span("wait for workers");
   Impl& impl = *impl_;
   std::unique_lock lock(impl.mutex);
   const auto ready = [&] {

@@ -130,7 +130,6 @@ struct Local {
   Buffer& get() {
     if (!buffer) {
       buffer = std::make_shared<Buffer>();
-      buffer->events.reserve(kBuffered);
       Tracer& tracer = Tracer::get();
       std::lock_guard lock(tracer.mutex);
       tracer.buffers.push_back(buffer);
@@ -170,6 +169,7 @@ void record(const char* name, int64_t begin, int64_t end) {
   bool full = false;
   {
     std::lock_guard lock(buffer.mutex);
+    if (buffer.events.capacity() == 0) buffer.events.reserve(kBuffered);
     buffer.events.push_back({name, begin, end});
     full = buffer.events.size() >= kBuffered;
   }
@@ -208,7 +208,6 @@ void start_from_environment() {
 }
 
 void name_thread(const char* name) {
-  if (!enabled()) return;
   Buffer& buffer = local.get();
   std::lock_guard lock(buffer.mutex);
   if (buffer.thread_name == name) return;

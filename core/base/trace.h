@@ -29,7 +29,8 @@ void start(const std::string& folder, const std::string& name);
 /// As the environment says, if it says so.
 void start_from_environment();
 inline bool enabled() { return detail::on.load(std::memory_order_relaxed); }
-/// Names the calling thread in the picture; text that lives for ever.
+/// Names the calling thread in the picture, whether or not it is drawn yet; text that lives for
+/// ever.
 void name_thread(const char* name);
 /// Hands over what is recorded so far. A disk that is full ends the tracing, not the run.
 void flush();
