@@ -136,9 +136,7 @@ struct Controller::Impl {
   void give_up(Actor& actor, const std::string& text) {
     actor.status.state = ActorState::failed;
     std::string reason = cat(actor.spec.name, " ", text);
-    if (actor.spec.restart != Restart::never) {
-      reason += cat(", after ", actor.spec.restarts, " restarts in a row");
-    }
+    if (actor.in_row > 0) reason += cat(", after ", actor.in_row, " restarts in a row");
     own_log->add(reason);
     const std::string lines = actor.log->tail();
     if (lines.empty()) {
