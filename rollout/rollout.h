@@ -5,25 +5,26 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
-#include <vector>
+
+#include "rollout/column.h"
 
 namespace bessemer {
 
 /// One rollout. Index of a sample: time * rows + row.
 struct Rollout {
   int64_t steps = 0, rows = 0, components = 0;
-  std::vector<std::byte> obs;  // [steps + 1, rows, observation], raw; the last is what comes next
-  std::vector<uint8_t> action_mask;  // [steps + 1, rows, outputs] or empty
-  std::vector<float> actions;        // [steps, rows, components], unclipped
-  std::vector<float> log_prob, value;
-  std::vector<float> raw_reward;  // as the environment gave it
-  std::vector<float> reward;      // normalised, with the bootstrap of truncated episodes
-  std::vector<uint8_t> ended;     // the episode ended in this step, whatever the reason
-  std::vector<uint8_t> fault;     // the sample is not to be trained on
-  std::vector<uint8_t> starts;    // [steps + 1, rows]: an episode begins with this observation
-  std::vector<int64_t> version;   // of the policy that acted
-  std::vector<float> state;       // [rows, state_size] before the first step (detail 36)
-  std::vector<float> last_value;  // [rows] of what comes next
+  Column<std::byte> obs;        // [steps + 1, rows, observation], raw; the last is what comes next
+  Column<uint8_t> action_mask;  // [steps + 1, rows, outputs] or empty
+  Column<float> actions;        // [steps, rows, components], unclipped
+  Column<float> log_prob, value;
+  Column<float> raw_reward;  // as the environment gave it
+  Column<float> reward;      // normalised, with the bootstrap of truncated episodes
+  Column<uint8_t> ended;     // the episode ended in this step, whatever the reason
+  Column<uint8_t> fault;     // the sample is not to be trained on
+  Column<uint8_t> starts;    // [steps + 1, rows]: an episode begins with this observation
+  Column<int64_t> version;   // of the policy that acted
+  Column<float> state;       // [rows, state_size] before the first step (detail 36)
+  Column<float> last_value;  // [rows] of what comes next
   int64_t faults = 0;
   std::string fault_reason;  // of the last fault
 };

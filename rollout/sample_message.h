@@ -26,7 +26,7 @@ void check_rollout_message(const wire::Message& message, const RolloutShape& sha
 /// to its count, its reason is left alone.
 void read_rollout_rows(const wire::Message& message, const RolloutShape& shape, int64_t first_row,
                        Rollout& into);
-/// A checked message as a rollout of its own.
+/// A checked message as a rollout of its own; its columns are the message's memory.
 Rollout read_rollout(const wire::Message& message, const RolloutShape& shape);
 std::vector<EpisodeEnd> read_episodes(const wire::Message& message);
 

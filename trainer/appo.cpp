@@ -105,7 +105,7 @@ void Appo::train(const Fragment& fragment, int64_t lag, Totals& totals) {
   past_.dropped["not_finite"] += size;  // unless it turns out to be finite
   check_rollout(data);
   if (lag == 0) {  // the very weights that acted: a forward pass would give these bits
-    appraisal_ = {data.log_prob, data.value, data.last_value};
+    appraisal_ = {data.log_prob.vector(), data.value.vector(), data.last_value.vector()};
   } else {
     appraise(data, appraisal_);
     check_finite(appraisal_.log_prob, "log_prob of the newest policy");

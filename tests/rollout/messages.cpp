@@ -224,3 +224,23 @@ TEST_CASE("weights travel under their hash; a changed byte is refused") {
   CHECK(refused([&] { (void)read_weights(damaged); }) == Code::bad_type);
   CHECK(refused([&] { (void)read_weights(Message("reply")); }) == Code::malformed);
 }
+
+TEST_CASE("a column owns its numbers or looks at a message's; copies own theirs") {
+  auto memory = std::make_shared<std::vector<float>>(std::vector<float>{1, 2, 3});
+  const std::weak_ptr<std::vector<float>> alive = memory;
+  Column<float> view = Column<float>::view(memory->data(), 3, memory);
+  (*memory)[1] = 5;
+  CHECK(view == std::vector<float>{1, 5, 3});
+  const Column<float> copy = view;
+  view[0] = 9;
+  CHECK((*memory)[0] == 9);
+  CHECK(copy == std::vector<float>{1, 5, 3});
+  Column<float> moved = std::move(view);
+  memory.reset();
+  CHECK(moved[2] == 3);  // held by the column alone
+  moved.resize(4);
+  CHECK(alive.expired());
+  CHECK(moved == std::vector<float>{9, 5, 3, 0});
+  moved = moved.vector();
+  CHECK(moved.size() == 4);
+}

@@ -39,7 +39,7 @@ struct Recipe {
     return out;
   }
   RolloutShape shape(const WorkerParts& parts) const {
-    const Spec& spec = batch(1)->spec();
+    const Spec spec = batch(1)->spec();
     return {sampler.steps,
             rows,
             parts.policy->distribution().components(),
