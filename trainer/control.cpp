@@ -83,7 +83,7 @@ EnvFactory registry_factory(const EnvConfig& env, double patience) {
     if (!env.address) return make_batch(env.id, options);
 #ifdef BESSEMER_HAS_WIRE
     RemoteOptions remote;
-    remote.reconnect = patience;
+    remote.reconnect = remote.silence = patience;
     return connect_batch(*env.address, env.id, options, remote);
 #else
     (void)patience;

@@ -399,7 +399,9 @@ uint64_t Client::post(Message message, double deadline) {
   return impl.send(std::move(message));
 }
 
-Message Client::take(uint64_t id, double deadline) { return impl_->take(id, deadline); }
+Message Client::take(uint64_t id, double deadline, double patience) {
+  return impl_->take(id, deadline, patience);
+}
 
 bool Client::ready(uint64_t id) {
   const auto found = impl_->pending.find(id);
@@ -415,8 +417,8 @@ void Client::forget(uint64_t id) {
   impl_->advance();
 }
 
-Message Client::call(Message message, double deadline) {
-  return take(post(std::move(message), deadline), deadline);
+Message Client::call(Message message, double deadline, double patience) {
+  return take(post(std::move(message), deadline), deadline, patience);
 }
 
 uint64_t Client::in_flight() const {

@@ -41,12 +41,13 @@ class Client {
   uint64_t post(Message message, double deadline = 0);
   /// The reply to `id`; an error reply is thrown as WireError with its code. After a `deadline`
   /// error the request is still under way and may be taken again.
-  Message take(uint64_t id, double deadline = 0);
+  /// While the server says that it works on it, a reply may take `patience` seconds instead.
+  Message take(uint64_t id, double deadline = 0, double patience = 0);
   /// True when the reply is here, without waiting.
   bool ready(uint64_t id);
   /// Lets the reply be dropped when it comes.
   void forget(uint64_t id);
-  Message call(Message message, double deadline = 0);
+  Message call(Message message, double deadline = 0, double patience = 0);
   /// Requests without a reply yet.
   uint64_t in_flight() const;
 

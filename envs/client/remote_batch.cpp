@@ -316,12 +316,17 @@ class RemoteBatch final : public EnvBatch {
 
   // Requests that survive the server
 
+  /// Seconds for one request of which the server does not say that it works on it.
+  double silence() const {
+    return remote_.silence > 0 ? std::min(remote_.silence, remote_.deadline) : remote_.deadline;
+  }
+
   /// One request to its end; the session is rebuilt as often as it is lost in between.
   Message transact(const Message& message) {
     return translated([&] {
       while (true) {
         try {
-          return client_->call(message, remote_.deadline);
+          return client_->call(message, silence(), remote_.deadline);
         } catch (const WireError& error) {
           if (error.code() != Code::no_session) throw;
           rebuild(error);
@@ -347,7 +352,7 @@ class RemoteBatch final : public EnvBatch {
   Message take(Sent& sent) {
     while (true) {
       try {
-        return client_->take(sent.request, remote_.deadline);
+        return client_->take(sent.request, silence(), remote_.deadline);
       } catch (const WireError& error) {
         if (error.code() == Code::no_session) {
           rebuild(error);

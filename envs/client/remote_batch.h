@@ -13,6 +13,7 @@ struct RemoteOptions {
   wire::ClientOptions wire;
   bool shared = true;    // shared memory when the server runs on this host
   double deadline = 60;  // seconds for one request
+  double silence = 0;    // seconds without a word from the server; 0: as for the request
   /// Seconds to wait for a server that went away. A server that comes back (or another in its
   /// place) gets the session rebuilt: from the last seeded reset of everything, or the last
   /// snapshot, and the actions since. 0: WireError (no_session) at once, as for environments without

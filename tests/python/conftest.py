@@ -9,7 +9,8 @@ BUILD = pathlib.Path(os.environ.get("BESSEMER_BUILD", ROOT / "build"))
 
 if (BUILD / "python" / "bessemer").is_dir():
     sys.path.insert(0, str(BUILD / "python"))
-    # For programs that tests start.
+    # For programs that tests start, and processes that runs start.
+    os.environ.setdefault("BESSEMER_PROGRAM", str(BUILD / "forge" / "bessemer"))
     os.environ["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(BUILD / "python"), os.environ.get("PYTHONPATH")])
     )

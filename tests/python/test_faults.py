@@ -4,6 +4,7 @@ state; nothing is left behind."""
 import os
 import random
 import signal
+import subprocess
 import time
 
 import pytest
@@ -205,3 +206,51 @@ def test_ctrl_c_saves_and_leaves_no_process(long_inline, tmp_path, nothing_left)
     comes_true(lambda: not any(alive(pid) for pid in others))
     finish(start("run", "--resume", out))
     assert_same_run(long_inline, out)
+
+
+def test_a_server_that_hangs_is_waited_for_and_then_given_up(inline, tmp_path):
+    out = tmp_path / "run"
+    server, address = serve()
+    words = [*QUIET, *FLAT, f"out={out}", "trainer.total_steps=32768", f"env.address={address}"]
+    process = start("run", CARTPOLE, *words, "placement.lease=3")
+    comes_true(lambda: steps(out) > 3, process)
+    server.send_signal(signal.SIGSTOP)
+    time.sleep(0.5)
+    server.send_signal(signal.SIGCONT)
+    before = steps(out)
+    comes_true(lambda: steps(out) > before, process)
+    server.send_signal(signal.SIGSTOP)
+    errors = finish(process, expect=1, seconds=60)
+    assert f"no answer from {address}" in errors and f"--resume {out}" in errors
+    server.send_signal(signal.SIGCONT)
+    finish(start("run", "--resume", out))
+    end(server)
+    assert_same_run(inline, out)
+
+
+def test_a_port_in_use_is_a_clear_error():
+    server, address = serve()
+    second = start("env", "serve", "CartPole-v1", "--bind", address)
+    assert "Address already in use" in finish(second, expect=1, seconds=30)
+    end(server)
+
+
+def test_a_full_disk_ends_the_run_and_its_workers(tmp_path, nothing_left):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("no right to mount a small file system")
+    try:
+        out = disk / "run"
+        words = [*QUIET, *FLAT, "checkpoint.every=256", "checkpoint.keep=100", f"out={out}"]
+        placement = ["placement={mode: processes, workers: 2, server: true}", "metrics.trace=true"]
+        process = start("run", CARTPOLE, *words, *placement)
+        nothing_left.append(process)
+        comes_true(lambda: len(children(process.pid)) == 3 or process.poll() is not None)
+        others = children(process.pid)
+        assert "No space left on device" in finish(process, expect=1)
+        assert not any(alive(pid) for pid in others)
+        assert checkpoint(out).exists()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

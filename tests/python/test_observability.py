@@ -105,3 +105,49 @@ def test_the_trace_shows_what_was_done_and_goes_on_when_the_run_does(tmp_path):
     process = start("run", "--resume", out, "trainer.total_steps=1536")
     assert process.wait(60) == 0, process.stderr.read()
     assert len([1 for _, name, _ in spans(out / "trace.json") if name == "collect"]) == 6
+
+
+WIRE = pytest.mark.skipif(
+    not (BUILD / "features.txt").exists()
+    or "wire=yes" not in (BUILD / "features.txt").read_text().split(),
+    reason="built without the wire",
+)
+
+
+@WIRE
+def test_the_trace_has_every_process_on_one_clock(tmp_path):
+    out = tmp_path / "run"
+    placement = "placement={mode: processes, workers: 2}"
+    run(f"out={out}", "trainer.total_steps=2048", "metrics.trace=true", placement)
+    seen = spans(out / "trace.json")
+    names = {(process, name) for process, name, _ in seen}
+    for worker in ("worker-0", "worker-1"):
+        assert {(worker, x) for x in ("build", "collect", "send and wait", "weights")} <= names
+    assert {("trainer", x) for x in ("wait for workers", "learn", "evaluate")} <= names
+    ends = [
+        e["ts"] + e["dur"] for process, name, e in seen if (process, name) == ("trainer", "learn")
+    ]
+    for worker in ("worker-0", "worker-1"):
+        begins = [e["ts"] for process, name, e in seen if (process, name) == (worker, "collect")]
+        assert len(begins) == len(ends) == 8
+        # a rollout begins after the updates of the one before it
+        assert all(begin >= end for begin, end in zip(begins[1:], ends[:-1], strict=True))
+    threads = {
+        e["args"]["name"]
+        for e in json.loads((out / "trace.json").read_text())
+        if e["name"] == "thread_name"
+    }
+    assert threads == {"main", "hub"}
+
+
+@WIRE
+def test_workers_are_on_the_console_and_in_the_metrics(tmp_path):
+    out = tmp_path / "run"
+    words = [f"out={out}", "trainer.total_steps=1024", "eval.episodes=3"]
+    process = start("run", CARTPOLE, *words, "placement={mode: processes, workers: 2}")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "2 workers, queue 0, restarts 0" in errors
+    row = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+    assert row["workers/running"] == 2 and row["workers/worker-1/restarts"] == 0
+    assert row["workers/worker-0/fps"] > 0 and row["workers/worker-0/version"] > 0

@@ -115,3 +115,17 @@ def test_ctrl_c(recipe, tmp_path):
     assert int(printed.split("after ")[1].split()[0]) < 100_000
     result = bs.resume(out, announce=False)
     assert result["run/steps"] >= 100_000 and result["run/end"] == "steps"
+
+
+def test_workers_from_python(recipe, tmp_path, monkeypatch):
+    features = pathlib.Path(os.environ["BESSEMER_PROGRAM"]).parents[1] / "features.txt"
+    if "wire=yes" not in features.read_text().split():
+        pytest.skip("built without the wire")
+    here = bs.run(recipe, {"out": tmp_path / "here"}, announce=False)
+    placement = "{mode: processes, workers: 2}"
+    there = bs.run(recipe, [f"out={tmp_path / 'there'}", f"placement={placement}"], announce=False)
+    assert there["eval/returns"] == here["eval/returns"]
+    assert there["workers/running"] == 2
+    monkeypatch.setenv("BESSEMER_PROGRAM", "no-such-program")
+    with pytest.raises(OSError, match="no program 'no-such-program' in PATH"):
+        bs.run(recipe, [f"out={tmp_path / 'none'}", f"placement={placement}"], announce=False)

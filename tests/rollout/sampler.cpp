@@ -42,6 +42,32 @@ std::unique_ptr<EnvBatch> toys(const test::Toy& toy, int64_t num) {
   return test::factory(toy)(batch_options(num));
 }
 
+/// Environments of a server that goes away after so many steps, or takes no snapshots.
+class FarToys final : public test::ToyBatch {
+ public:
+  FarToys(int64_t num, int64_t steps, bool snapshots)
+      : ToyBatch(test::clock_toy(5, true), batch_options(num)),
+        left_(steps),
+        snapshots_(snapshots) {}
+
+  bool remote() const override { return true; }
+  bool can_save() const override { return snapshots_; }
+  void step(const Actions& actions, const StepBuffers& out) override {
+    answer();
+    --left_;
+    ToyBatch::step(actions, out);
+  }
+  std::string save(int64_t env) const override {
+    answer();
+    return ToyBatch::save(env);
+  }
+
+ private:
+  void answer() const { BESSEMER_CHECK(left_ > 0, IoError, "[toy] gone"); }
+  int64_t left_;
+  bool snapshots_;
+};
+
 }  // namespace
 
 TEST_CASE("the buffer holds what the environments did, over the borders of rollouts") {
@@ -243,6 +269,36 @@ TEST_CASE("a source goes on from a saved state; states of ranges are cut and joi
   for (int64_t t = 0; t < 30; ++t) REQUIRE(own.actions[t * 2] == expected.actions[t * 4 + 2]);
   CHECK_THROWS_AS(half.sampler->restore(state), ValueError);
   CHECK_THROWS_AS((void)state.slice(3, 2), IndexError);
+}
+
+TEST_CASE("environments that may be lost: where they stood after the last rollout is kept") {
+  SamplerOptions options;
+  options.steps = 7;
+  Rig whole(toys(test::clock_toy(5, true), 3), options);
+  whole.collect();
+  const auto second = whole.collect().raw_reward;
+  Rig far(std::make_unique<FarToys>(3, 10, true), options);
+  far.collect();
+  CHECK_THROWS_AS(far.collect(), IoError);
+  const SourceState state = far.sampler->state();
+  CHECK(state.counter == std::vector<int64_t>(3, 7));
+  Rig successor(std::make_unique<FarToys>(3, 1000, true), options);
+  successor.sampler->restore(state);
+  CHECK(successor.collect().raw_reward == second);
+}
+
+TEST_CASE("environments without snapshots begin anew, with other episodes") {
+  SamplerOptions options;
+  options.steps = 7;
+  Rig rig(std::make_unique<FarToys>(3, 1000, false), options);
+  const Rollout first = rig.collect();
+  const SourceState state = rig.sampler->state();
+  CHECK(state.envs == std::vector<std::string>(3));
+  rig.sampler->restore(state);
+  const Rollout& again = rig.collect();
+  CHECK(std::vector<uint8_t>(again.starts.begin(), again.starts.begin() + 3) ==
+        std::vector<uint8_t>(3, 1));
+  CHECK(again.obs != first.obs);
 }
 
 TEST_CASE("one sampler by turns is an asynchronous source with balanced books") {
