@@ -41,7 +41,7 @@ struct Gemm {
   int64_t b_row = 0, b_col = 1;
   /// B as panels of kPanel columns, [ceil(n / kPanel)][k][kPanel], zero-padded: set by pack_b; then
   /// `b` is not read.
-  const float* b_packed = nullptr;
+  const void* b_packed = nullptr;
   float* c = nullptr;
   int64_t c_row = 0;
   const float* bias = nullptr;
@@ -92,6 +92,25 @@ struct KernelTable {
   void (*gemm_f64)(int64_t m, int64_t n, int64_t k, const double* a, int64_t a_row, int64_t a_col,
                    const double* b, int64_t b_row, int64_t b_col, double* c, int64_t c_row);
   void (*pack_b)(int64_t k, int64_t n, const float* b, int64_t b_row, int64_t b_col, float* packed);
+  /// bfloat16 factors with float32 sums. The words of A and B hold pairs along k (element 2p in the
+  /// low half; a missing last element is 0), `k` and the strides count words, and pack_b packs
+  /// them. A chain adds the odd product of a pair, then the even one, in blocks of kBlockK / 2
+  /// pairs that are added in order. Two fused multiply-adds, or the machine's own instruction,
+  /// which may round in another way: one machine gives the same bits for one row and a thousand.
+  void (*gemm_pairs)(const Gemm&, ThreadPool*);
+  /// Words of bfloat16 (`f32`: rounded from float32) rows: pairs of neighbours in a row,
+  /// [rows][(n + 1) / 2], or of neighbours in a column, [(rows + 1) / 2][n].
+  void (*pair_columns)(int64_t rows, int64_t n, const bf16* x, int64_t row_stride, uint32_t* words);
+  void (*pair_columns_f32)(int64_t rows, int64_t n, const float* x, int64_t row_stride,
+                           uint32_t* words);
+  void (*pair_rows)(int64_t rows, int64_t n, const bf16* x, int64_t row_stride, uint32_t* words);
+  void (*pair_rows_f32)(int64_t rows, int64_t n, const float* x, int64_t row_stride,
+                        uint32_t* words);
+  /// gemm with a bfloat16 B that is widened on load: b_packed is from pack_b_half. The bits of gemm
+  /// with B cast to float32.
+  void (*gemm_widen)(const Gemm&, ThreadPool*);
+  void (*pack_b_half)(int64_t k, int64_t n, const uint16_t* b, int64_t b_row, int64_t b_col,
+                      uint16_t* packed);
 
   // Rows: [rows, n] contiguous in and out. Sums use 16 virtual lanes and a fixed halving tree.
   void (*sum_rows)(int64_t rows, int64_t n, const float* x, int64_t row_stride, float* out);
@@ -108,6 +127,24 @@ struct KernelTable {
   /// (x - mean) / sqrt(var + eps) * weight + bias; saves mean and 1/std when the pointers are set.
   void (*layer_norm_rows)(int64_t rows, int64_t n, const float* x, const float* weight,
                           const float* bias, float eps, float* out, float* mean, float* rstd);
+  /// Gradients of layer_norm_rows (no bias: null); see rms_norm_backward_rows.
+  void (*layer_norm_backward_rows)(int64_t rows, int64_t n, const float* x, const float* weight,
+                                   const float* g, float eps, float* dx, float* dweight,
+                                   float* dbias);
+  /// x / sqrt(mean(x^2) + eps) * weight (null: 1).
+  void (*rms_norm_rows)(int64_t rows, int64_t n, const float* x, const float* weight, float eps,
+                        float* out);
+  /// Its gradients, each where it is not null; dweight [n] is one chain down the rows given.
+  void (*rms_norm_backward_rows)(int64_t rows, int64_t n, const float* x, const float* weight,
+                                 const float* g, float eps, float* dx, float* dweight);
+  /// Turns the halves of x [tokens, heads, 2 half] by angles whose cosines and sines (times `sign`)
+  /// are rows [2, half] of `angles` at `places`.
+  void (*rope_rows)(int64_t tokens, int64_t heads, int64_t half, const float* x,
+                    const float* angles, const int64_t* places, float sign, float* out);
+  /// silu(gate) * up, and its gradients.
+  void (*swiglu)(int64_t n, const float* gate, const float* up, float* out);
+  void (*swiglu_backward)(int64_t n, const float* gate, const float* up, const float* g,
+                          float* dgate, float* dup);
   /// One token a row of z = raw * scale, rows `row_stride` apart: log_prob with the bits of
   /// log_softmax_rows, entropy (where asked) with those of -sum(exp(l) * l) over its result.
   void (*token_stats_rows)(int64_t rows, int64_t n, const float* raw, int64_t row_stride,

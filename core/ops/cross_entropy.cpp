@@ -45,8 +45,8 @@ class LogitBlocks {
   template <class Body>
   void run(const Tensor& x, const Tensor& weight, Body&& body) {
     // Few tokens read the weight once and profit from what the sampler packed; many pack parts of
-    // it on their way, rather than hold a second weight.
-    const bool keep = tokens_ < kKeepTokens;
+    // it on their way, rather than hold a second weight. (Pairs of bfloat16 are half as many.)
+    const bool keep = tokens_ < kKeepTokens || x.dtype() == Dtype::bf16;
     for (int64_t first = 0; first < tokens_; first += rows_) {
       const int64_t count = std::min(rows_, tokens_ - first);
       const Tensor part = slice(x, 0, first, first + count);
@@ -70,11 +70,12 @@ void each_rows(int64_t rows, int64_t n, Body&& body) {
   cpu::pool().run(rows, [&](int64_t r) { body(r, 1); });
 }
 
-/// Everything the float32 loops read.
+/// Everything the loops read.
 struct Inputs {
   Tensor x, weight, targets;
   float scale;
   const int64_t* target;
+  bool half = false;  // products of bfloat16
 
   Inputs(const Tensor& given_x, const Tensor& given_weight, const Tensor& given_targets,
          const Tensor& inverse_temperature)
@@ -83,9 +84,12 @@ struct Inputs {
         targets(dense(given_targets)),
         scale(inverse_temperature.defined() ? static_cast<float>(inverse_temperature.item()) : 1),
         target(targets.data<int64_t>()) {
-    if (x.dtype() != Dtype::f32) {
-      weight = cast(x.dtype() == Dtype::bf16 ? cast(weight, Dtype::bf16) : weight, Dtype::f32);
+    half = x.dtype() == Dtype::bf16;
+    if (!half) {
       x = cast(x, Dtype::f32);
+      weight = cast(weight, Dtype::f32);
+    } else if (weight.dtype() != Dtype::f32) {
+      weight = cast(weight, Dtype::bf16);
     }
   }
 };
@@ -147,9 +151,13 @@ Backward backward_blocks(const Inputs& in, const Tensor& g_log_prob, const Tenso
                                          in.target + t, stats.data() + t, at(g_log_prob, t),
                                          at(g_entropy, t), at(slopes, t));
     });
-    if (want_x)
-      product_input(count, logits, stride, in.weight, out.dx.data<float>() + first * width);
-    if (want_weight) product_weight(logits, stride, x, n, out.dweight.data<float>(), first > 0);
+    const ProductRows g{logits, Dtype::f32, count, n, stride};
+    if (want_x) product_input(g, in.weight, in.half, out.dx.data<float>() + first * width);
+    if (want_weight) {
+      const Tensor part = dense(x);
+      product_weight(g, {part.raw(), part.dtype(), count, width, width}, in.half,
+                     out.dweight.data<float>(), first > 0);
+    }
   });
   for (int64_t t = 0; t < tokens; ++t)
     out.log_prob.data<float>()[t] = stats[static_cast<size_t>(t)].log_prob;

@@ -1,5 +1,9 @@
 // Rows of a decoder over packed tokens: embedding, rotary positions, the gated feed-forward.
+#include <algorithm>
 #include <cmath>
+#include <memory>
+#include <mutex>
+#include <vector>
 
 #include "core/ops/family.h"
 
@@ -71,16 +75,101 @@ void rope_decompose(const Tensor* const* in, const Attrs& attrs, Tensor* out) {
   *out = cat_pair(a * cosine - b * sine, b * cosine + a * sine, 2);
 }
 
+/// Rows [2, D / 2] of cosines and sines: row p is position p, or for a list its element p.
+using Angles = std::vector<float>;
+
+void fill_angles(int64_t width, double theta, int64_t first, int64_t count, const int64_t* list,
+                 Angles& angles) {
+  const int64_t half = width / 2;
+  angles.resize(static_cast<size_t>((first + count) * width));
+  for (int64_t i = 0; i < half; ++i) {
+    const double frequency =
+        std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(width));
+    for (int64_t p = first; p < first + count; ++p) {
+      const double angle = static_cast<double>(list ? list[p] : p) * frequency;
+      float* row = angles.data() + p * width + i;
+      row[0] = static_cast<float>(std::cos(angle));
+      row[half] = static_cast<float>(std::sin(angle));
+    }
+  }
+}
+
+/// The angles of positions [0, count), made once for a width and theta.
+std::shared_ptr<const Angles> cached_angles(int64_t width, double theta, int64_t count) {
+  struct Entry {
+    int64_t width;
+    double theta;
+    std::shared_ptr<const Angles> angles;
+  };
+  constexpr size_t kKept = 16;
+  static std::mutex mutex;
+  static std::vector<Entry> entries;
+  std::lock_guard lock(mutex);
+  auto entry = std::find_if(entries.begin(), entries.end(),
+                            [&](const Entry& e) { return e.width == width && e.theta == theta; });
+  if (entry == entries.end()) {
+    if (entries.size() == kKept) entries.erase(entries.begin());
+    entries.push_back({width, theta, std::make_shared<const Angles>()});
+    entry = entries.end() - 1;
+  }
+  const auto known = static_cast<int64_t>(entry->angles->size()) / width;
+  if (known < count) {
+    const int64_t wanted = std::max(count, std::max<int64_t>(2 * known, 256));
+    auto grown = std::make_shared<Angles>(*entry->angles);
+    fill_angles(width, theta, known, wanted - known, nullptr, *grown);
+    entry->angles = std::move(grown);
+  }
+  return entry->angles;
+}
+
 void rope_cpu(const Tensor* const* in, const Attrs& attrs, Tensor* out) {
   if (widen_half(OpId::rope, in, attrs, out)) return;
-  NoGrad guard;
-  rope_decompose(in, attrs, out);
+  const auto& rope = attrs.as<RopeAttrs>();
+  if (in[0]->dtype() == Dtype::f64) {
+    NoGrad guard;
+    return rope_decompose(in, attrs, out);
+  }
+  const Tensor x = dense(*in[0]), positions = dense(*in[1]);
+  const int64_t tokens = x.size(0), heads = x.size(1), width = x.size(2);
+  *out = Tensor::empty(x.sizes());
+  if (x.numel() == 0) return;
+  constexpr int64_t kCached = 1 << 16;  // positions; angles of others are made on the spot
+  const std::span<const int64_t> at = positions.values<int64_t>();
+  const auto [least, most] = std::minmax_element(at.begin(), at.end());
+  std::shared_ptr<const Angles> angles;
+  std::vector<int64_t> places;
+  if (*least >= 0 && *most < kCached) {
+    angles = cached_angles(width, rope.theta, *most + 1);
+  } else {
+    auto own = std::make_shared<Angles>();
+    fill_angles(width, rope.theta, 0, tokens, at.data(), *own);
+    angles = std::move(own);
+    places.resize(at.size());
+    for (size_t t = 0; t < places.size(); ++t) places[t] = static_cast<int64_t>(t);
+  }
+  const int64_t* place = places.empty() ? at.data() : places.data();
+  constexpr int64_t kTogether = 64;
+  const auto some = [&](int64_t task) {
+    const int64_t first = task * kTogether, count = std::min(kTogether, tokens - first);
+    cpu::kernels().rope_rows(count, heads, width / 2, x.data<float>() + first * heads * width,
+                             angles->data(), place + first, rope.inverse ? -1.0f : 1.0f,
+                             out->data<float>() + first * heads * width);
+  };
+  cpu::pool().run((tokens + kTogether - 1) / kTogether, some);
 }
 
 /// A rotation: its transpose is the opposite rotation.
 void rope_vjp(const VjpContext& c, Tensor* grads) {
   const auto& attrs = c.attrs.as<RopeAttrs>();
   grads[0] = rope(c.grad[0], c.in[1], attrs.theta, !attrs.inverse);
+}
+
+/// body(first, count) over parts of n elements, on all threads where there is work for them.
+template <class Body>
+void each_part(int64_t n, Body&& body) {
+  constexpr int64_t kPart = 1 << 15;
+  cpu::pool().run((n + kPart - 1) / kPart,
+                  [&](int64_t part) { body(part * kPart, std::min(kPart, n - part * kPart)); });
 }
 
 // --- swiglu: Shazeer 2020 -----------------------------------------------------------------------
@@ -90,11 +179,32 @@ void swiglu_decompose(const Tensor* const* in, const Attrs&, Tensor* out) {
 
 void swiglu_cpu(const Tensor* const* in, const Attrs& attrs, Tensor* out) {
   if (widen_half(OpId::swiglu, in, attrs, out)) return;
-  NoGrad guard;
-  swiglu_decompose(in, attrs, out);
+  if (in[0]->dtype() == Dtype::f64) {
+    NoGrad guard;
+    return swiglu_decompose(in, attrs, out);
+  }
+  const Tensor gate = dense(*in[0]), up = dense(*in[1]);
+  *out = Tensor::empty(gate.sizes());
+  each_part(gate.numel(), [&](int64_t first, int64_t count) {
+    cpu::kernels().swiglu(count, gate.data<float>() + first, up.data<float>() + first,
+                          out->data<float>() + first);
+  });
 }
 
 void swiglu_vjp(const VjpContext& c, Tensor* grads) {
+  if (!(current_mode & kModeGrad) && c.in[0].dtype() != Dtype::f64) {
+    const Tensor gate = dense(cast(c.in[0], Dtype::f32)), up = dense(cast(c.in[1], Dtype::f32));
+    const Tensor g = dense(cast(c.grad[0], Dtype::f32));
+    const Tensor dgate = Tensor::empty(gate.sizes()), dup = Tensor::empty(gate.sizes());
+    each_part(gate.numel(), [&](int64_t first, int64_t count) {
+      cpu::kernels().swiglu_backward(count, gate.data<float>() + first, up.data<float>() + first,
+                                     g.data<float>() + first, dgate.data<float>() + first,
+                                     dup.data<float>() + first);
+    });
+    if (c.want(0)) grads[0] = cast(dgate, c.in[0].dtype());
+    if (c.want(1)) grads[1] = cast(dup, c.in[1].dtype());
+    return;
+  }
   const Dtype dtype = c.in[0].dtype(), wide = is_half(dtype) ? Dtype::f32 : dtype;
   const Tensor gate = cast(c.in[0], wide), up = cast(c.in[1], wide), g = cast(c.grad[0], wide);
   if (c.want(0)) grads[0] = cast(g * up * silu_slope(gate), dtype);

@@ -1,5 +1,4 @@
-// Fused rows over the last dimension: softmax, log_softmax, layer_norm. Each carries its
-// decomposition.
+// Fused rows over the last dimension: softmax, log_softmax. Each carries its decomposition.
 #include <cmath>
 
 #include "core/ops/family.h"
@@ -54,19 +53,6 @@ void log_softmax_backward_rows(int64_t rows, int64_t n, const double* y, const d
     for (int64_t i = 0; i < n; ++i) dx[i] = g[i] - std::exp(y[i]) * total;
   }
 }
-void layer_norm_rows(int64_t rows, int64_t n, const double* x, const double* weight,
-                     const double* bias, double eps, double* y) {
-  for (int64_t r = 0; r < rows; ++r, x += n, y += n) {
-    double mean = 0, square = 0;
-    for (int64_t i = 0; i < n; ++i) mean += x[i];
-    mean /= static_cast<double>(n);
-    for (int64_t i = 0; i < n; ++i) square += (x[i] - mean) * (x[i] - mean);
-    const double scale = 1 / std::sqrt(square / static_cast<double>(n) + eps);
-    for (int64_t i = 0; i < n; ++i)
-      y[i] = (x[i] - mean) * scale * (weight ? weight[i] : 1.0) + (bias ? bias[i] : 0.0);
-  }
-}
-
 // --- softmax, log_softmax -----------------------------------------------------------------------
 using Rows32 = void (*)(int64_t, int64_t, const float*, float*);
 using Rows64 = void (*)(int64_t, int64_t, const double*, double*);
@@ -155,56 +141,6 @@ void check_pair(const char* op, const Tensor& y, const Tensor& g) {
                  y.shape(), " and g ", g.shape(), " differ");
 }
 
-// --- layer_norm ---------------------------------------------------------------------------------
-struct NormAttrs {
-  double eps;
-};
-
-void layer_norm_cpu(const Tensor* const* in, const Attrs& attrs, Tensor* out) {
-  if (widen_half(OpId::layer_norm, in, attrs, out)) return;
-  const Tensor x = dense(*in[0]);
-  const Tensor weight = in[1]->defined() ? dense(*in[1]) : Tensor();
-  const Tensor bias = in[2]->defined() ? dense(*in[2]) : Tensor();
-  const double eps = attrs.as<NormAttrs>().eps;
-  const Rows r(x);
-  *out = Tensor::empty(x.sizes(), x.dtype());
-  if (x.numel() == 0) return;
-  if (x.dtype() == Dtype::f32) {
-    cpu::kernels().layer_norm_rows(r.rows, r.n, x.data<float>(),
-                                   weight ? weight.data<float>() : nullptr,
-                                   bias ? bias.data<float>() : nullptr, static_cast<float>(eps),
-                                   out->data<float>(), nullptr, nullptr);
-  } else {
-    layer_norm_rows(r.rows, r.n, x.data<double>(), weight ? weight.data<double>() : nullptr,
-                    bias ? bias.data<double>() : nullptr, eps, out->data<double>());
-  }
-}
-
-void layer_norm_decompose(const Tensor* const* in, const Attrs& attrs, Tensor* out) {
-  const Tensor& x = *in[0];
-  const Tensor centered = x - mean(x, -1, true);
-  Tensor y = centered * rsqrt(mean(square(centered), -1, true) + attrs.as<NormAttrs>().eps);
-  if (in[1]->defined()) y = y * *in[1];
-  if (in[2]->defined()) y = y + *in[2];
-  *out = y;
-}
-
-/// With n = (x - mean) r:  dx = r (gw - mean(gw) - n mean(gw n)),  dw = sum(g n),  db = sum(g).
-void layer_norm_vjp(const VjpContext& c, Tensor* grads) {
-  const Tensor &x = c.in[0], &weight = c.in[1], &g = c.grad[0];
-  Shape features;
-  features.push(x.size(-1));
-  if (c.want(2)) grads[2] = sum_to(g, features);
-  if (!c.want(0) && !c.want(1)) return;
-  const Tensor centered = x - mean(x, -1, true);
-  const Tensor scale = rsqrt(mean(square(centered), -1, true) + c.attrs.as<NormAttrs>().eps);
-  const Tensor normal = centered * scale;
-  if (c.want(1)) grads[1] = sum_to(g * normal, features);
-  if (!c.want(0)) return;
-  const Tensor gw = weight.defined() ? g * weight : g;
-  grads[0] = scale * (gw - mean(gw, -1, true) - normal * mean(gw * normal, -1, true));
-}
-
 }  // namespace
 
 Tensor softmax(const Tensor& x) {
@@ -222,21 +158,6 @@ Tensor softmax_backward(const Tensor& y, const Tensor& g) {
 Tensor log_softmax_backward(const Tensor& y, const Tensor& g) {
   check_pair("log_softmax_backward", y, g);
   return apply(OpId::log_softmax_backward, Attrs(), y, g);
-}
-
-Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps) {
-  check_rows("layer_norm", x);
-  const int64_t n = x.size(-1);
-  for (const Tensor* part : {&weight, &bias}) {
-    if (!part->defined()) continue;
-    BESSEMER_CHECK(part->ndim() == 1 && part->shape()[0] == n, ValueError, "[layer_norm] ",
-                   part == &weight ? "weight " : "bias ", part->shape(), " does not fit ",
-                   x.shape());
-    if (part->dtype() != x.dtype())
-      return layer_norm(x, weight.defined() ? cast(weight, x.dtype()) : weight,
-                        bias.defined() ? cast(bias, x.dtype()) : bias, eps);
-  }
-  return apply(OpId::layer_norm, Attrs::of(NormAttrs{eps}), x, weight, bias);
 }
 
 #define BESSEMER_ROW_SAMPLES                                                               \
@@ -275,18 +196,4 @@ constexpr OpInfo BESSEMER_ROW(log_softmax_backward) = {
     .cpu = log_softmax_backward_cpu,
     .numpy = "g - np.exp(y) * np.sum(g, axis=-1, keepdims=True)",
     .samples = BESSEMER_PAIR_SAMPLES};
-constexpr OpInfo BESSEMER_ROW(layer_norm) = {
-    .name = "layer_norm",
-    .inputs = 3,
-    .saves = kSaveIn0 | kSaveIn1,
-    .vjp = layer_norm_vjp,
-    .cpu = layer_norm_cpu,
-    .decompose = layer_norm_decompose,
-    .numpy = "np_layer_norm(x, weight, bias, eps)",
-    .samples =
-        "[dict(x=R(3, 5), weight=R(5), bias=R(5)), dict(x=R(2, 3, 4)), dict(x=R(3, 5), "
-        "weight=R(5)), "
-        "dict(x=R(3, 5), bias=R(5), eps=0.1), dict(x=R(0, 4), weight=R(4)), dict(x=R(3, 70), "
-        "weight=R(70))]"};
-
 }  // namespace bessemer

@@ -24,7 +24,9 @@ namespace BESSEMER_ISA {
 void fill_elementwise(KernelTable& table);
 void fill_casts(KernelTable& table);
 void fill_products(KernelTable& table);
+void fill_half_products(KernelTable& table);
 void fill_rows(KernelTable& table);
+void fill_norms(KernelTable& table);
 void fill_attention(KernelTable& table);
 void fill_cross_entropy(KernelTable& table);
 void fill_attention_backward(KernelTable& table);

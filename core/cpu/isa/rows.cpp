@@ -281,37 +281,6 @@ void log_softmax_backward_rows(int64_t rows, int64_t n, const float* y, const fl
   });
 }
 
-void layer_norm_rows(int64_t rows, int64_t n, const float* x, const float* weight,
-                     const float* bias, float eps, float* out, float* mean_out, float* rstd_out) {
-  const float size = static_cast<float>(n);
-  for (int64_t r = 0; r < rows; ++r, x += n, out += n) {
-    const float mean = row_sum(n, x) / size;
-    const Lanes center = lanes_all(mean);
-    Lanes square = lanes_all(0.0f);
-    int64_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-      const Lanes d = lanes_load(x + i) - center;
-      square = lanes_fma(d, d, square);
-    }
-    if (i < n) {
-      const Lanes d = lanes_load_part(x + i, n - i, mean) - center;
-      square = lanes_fma(d, d, square);
-    }
-    const float rstd = 1.0f / scalar::sqrt(lanes_sum(square) / size + eps);
-    if (weight && bias) {
-      for (i = 0; i < n; ++i) out[i] = scalar::fma((x[i] - mean) * rstd, weight[i], bias[i]);
-    } else if (weight) {
-      for (i = 0; i < n; ++i) out[i] = (x[i] - mean) * rstd * weight[i];
-    } else if (bias) {
-      for (i = 0; i < n; ++i) out[i] = (x[i] - mean) * rstd + bias[i];
-    } else {
-      for (i = 0; i < n; ++i) out[i] = (x[i] - mean) * rstd;
-    }
-    if (mean_out) mean_out[r] = mean;
-    if (rstd_out) rstd_out[r] = rstd;
-  }
-}
-
 /// A square of a float is exact in double, so each lane's chain is the same with and without FMA.
 double sum_squares(int64_t n, const float* x) {
   alignas(64) double lane[16] = {};
@@ -395,7 +364,6 @@ void fill_rows(KernelTable& table) {
   table.log_softmax_rows = log_softmax_rows;
   table.softmax_backward_rows = softmax_backward_rows;
   table.log_softmax_backward_rows = log_softmax_backward_rows;
-  table.layer_norm_rows = layer_norm_rows;
   table.sum_squares = sum_squares;
   table.activation_backward = activation_backward;
   table.adam = adam;

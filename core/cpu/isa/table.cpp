@@ -15,7 +15,9 @@ const KernelTable& table() {
     fill_elementwise(t);
     fill_casts(t);
     fill_products(t);
+    fill_half_products(t);
     fill_rows(t);
+    fill_norms(t);
     fill_attention(t);
     fill_cross_entropy(t);
     fill_attention_backward(t);

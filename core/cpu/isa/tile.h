@@ -22,11 +22,32 @@ constexpr int tile_rows(int vectors) {
   return kAccumulators / vectors < kTileRows ? kAccumulators / vectors : kTileRows;
 }
 
+/// What a tile multiplies: float32 factors, or (32-bit words) pairs of bfloat16 along k, or float32
+/// A and bfloat16 B, widened on load. A's words are 32 bits in all of them.
+struct FloatStep {
+  using B = float;
+  static constexpr int64_t kBlock = kBlockK;
+  BESSEMER_INLINE vf load(const float* b) { return vec_load(b); }
+  BESSEMER_INLINE vf step(vf a, vf b, vf c) { return vec_fma(a, b, c); }
+};
+struct PairStep {
+  using B = float;
+  static constexpr int64_t kBlock = kBlockK / 2;
+  BESSEMER_INLINE vf load(const float* b) { return vec_load(b); }
+  BESSEMER_INLINE vf step(vf a, vf b, vf c) { return vec_dot_pairs(a, b, c); }
+};
+struct WidenStep {
+  using B = uint16_t;
+  static constexpr int64_t kBlock = kBlockK;
+  BESSEMER_INLINE vf load(const uint16_t* b) { return vec_widen(b); }
+  BESSEMER_INLINE vf step(vf a, vf b, vf c) { return vec_fma(a, b, c); }
+};
+
 struct Tile {
   int64_t k = 0;
   const float* a = nullptr;
   int64_t a_stride = 0;  // between rows when A's columns are adjacent, else between columns
-  const float* b = nullptr;
+  const void* b = nullptr;
   int64_t b_row = 0;    // between steps of k
   int64_t b_panel = 0;  // between panels of kPanel columns
   float* c = nullptr;
@@ -46,9 +67,9 @@ template <int... kV>
 BESSEMER_INLINE void row_clear(vf* acc, Indices<kV...>) {
   ((acc[kV] = vec_all(0.0f)), ...);
 }
-template <int... kV>
+template <class Step = FloatStep, int... kV>
 BESSEMER_INLINE void row_step(vf* acc, vf a, const vf* b, Indices<kV...>) {
-  ((acc[kV] = vec_fma(a, b[kV], acc[kV])), ...);
+  ((acc[kV] = Step::step(a, b[kV], acc[kV])), ...);
 }
 template <int... kV>
 BESSEMER_INLINE void row_store(const vf* acc, float* out, Indices<kV...>) {
@@ -98,20 +119,21 @@ BESSEMER_INLINE void row_finish(const vf* acc, const Tile& t, float* c, Indices<
   }
 }
 
-template <int kRows, int kVectors, bool kAdjacent, int... kR, int... kV>
+template <class Step, int kRows, int kVectors, bool kAdjacent, int... kR, int... kV>
 BESSEMER_INLINE void tile_body(const Tile& t, Indices<kR...>, Indices<kV...> vectors) {
   vf acc[kRows * kVectors];
   (row_clear(acc + kR * kVectors, vectors), ...);
-  const float *a = t.a, *b = t.b;
+  const float* a = t.a;
+  const auto* b = static_cast<const typename Step::B*>(t.b);
   const int64_t stride = t.a_stride, b_row = t.b_row, b_panel = t.b_panel;
   for (int64_t p = 0; p < t.k; ++p) {
     const vf bv[kVectors] = {
-        vec_load(b + (kV * kVec / kPanel) * b_panel + (kV * kVec % kPanel))...};
+        Step::load(b + (kV * kVec / kPanel) * b_panel + (kV * kVec % kPanel))...};
     if constexpr (kAdjacent) {
-      (row_step(acc + kR * kVectors, vec_all(a[kR * stride]), bv, vectors), ...);
+      (row_step<Step>(acc + kR * kVectors, vec_all(a[kR * stride]), bv, vectors), ...);
       a += 1;
     } else {
-      (row_step(acc + kR * kVectors, vec_all(a[kR]), bv, vectors), ...);
+      (row_step<Step>(acc + kR * kVectors, vec_all(a[kR]), bv, vectors), ...);
       a += stride;
     }
     b += b_row;
@@ -127,42 +149,44 @@ BESSEMER_INLINE void tile_body(const Tile& t, Indices<kR...>, Indices<kV...> vec
   }
 }
 
-template <int kRows, int kVectors, bool kAdjacent>
+template <class Step, int kRows, int kVectors, bool kAdjacent>
 static void tile_kernel(const Tile& t) {
-  tile_body<kRows, kVectors, kAdjacent>(t, std::make_integer_sequence<int, kRows>(),
-                                        std::make_integer_sequence<int, kVectors>());
+  tile_body<Step, kRows, kVectors, kAdjacent>(t, std::make_integer_sequence<int, kRows>(),
+                                              std::make_integer_sequence<int, kVectors>());
 }
 
 /// The kernels of one width: at[rows - 1].
 struct TileRow {
   TileKernel at[kTileRows];
 };
-template <int kVectors, bool kAdjacent, int... kR>
+template <class Step, int kVectors, bool kAdjacent, int... kR>
 constexpr TileRow make_tile_row(Indices<kR...>) {
-  return {{tile_kernel<kR + 1, kVectors, kAdjacent>...}};
+  return {{tile_kernel<Step, kR + 1, kVectors, kAdjacent>...}};
 }
 /// [A's columns adjacent][log2 of the width in vectors][rows - 1]
 struct TileTable {
   TileRow width[2][4];
 };
-template <int kVectors, bool kAdjacent>
+template <class Step, int kVectors, bool kAdjacent>
 constexpr TileRow tile_row() {
-  return make_tile_row<kVectors, kAdjacent>(std::make_integer_sequence<int, tile_rows(kVectors)>());
+  return make_tile_row<Step, kVectors, kAdjacent>(
+      std::make_integer_sequence<int, tile_rows(kVectors)>());
 }
-template <bool kAdjacent, int kWidth>
+template <class Step, bool kAdjacent, int kWidth>
 constexpr void fill_width(TileTable& table) {
-  table.width[kAdjacent][kWidth] = tile_row<1 << kWidth, kAdjacent>();
+  table.width[kAdjacent][kWidth] = tile_row<Step, 1 << kWidth, kAdjacent>();
 }
+template <class Step>
 constexpr TileTable make_tile_table() {
   TileTable table{};
-  fill_width<false, 0>(table);
-  fill_width<false, 1>(table);
-  fill_width<false, 2>(table);
-  fill_width<false, 3>(table);
-  fill_width<true, 0>(table);
-  fill_width<true, 1>(table);
-  fill_width<true, 2>(table);
-  fill_width<true, 3>(table);
+  fill_width<Step, false, 0>(table);
+  fill_width<Step, false, 1>(table);
+  fill_width<Step, false, 2>(table);
+  fill_width<Step, false, 3>(table);
+  fill_width<Step, true, 0>(table);
+  fill_width<Step, true, 1>(table);
+  fill_width<Step, true, 2>(table);
+  fill_width<Step, true, 3>(table);
   return table;
 }
 
