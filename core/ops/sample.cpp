@@ -2,6 +2,7 @@
 // whole vocabulary, before truncation, with the bits of linear_cross_entropy for the same logits.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "core/ops/family.h"
@@ -10,81 +11,138 @@ namespace bessemer {
 
 namespace {
 
-/// One row: the weights (unnormalised probabilities) of its tokens, and how to truncate them.
+/// One row: weights exp(z - max) of its tokens (unnormalised probabilities, the largest 1), their
+/// sums over blocks of tokens, and how to truncate them.
 template <class T>
 struct Row {
-  const T* weight;
-  int64_t size;
-  int64_t top_k;
-  double top_p;
+  static constexpr int64_t kBlock = 256;
+  std::vector<T> weight, block;
+  double total = 0;
+  int64_t top_k = 0;
+  double top_p = 1;
+
+  int64_t size() const { return static_cast<int64_t>(weight.size()); }
 };
+
+/// z = logits * scale and its exponentials; the largest z.
+double fill(Row<double>& row, const double* logits, double scale) {
+  const int64_t n = row.size();
+  double max = logits[0] * scale;
+  for (int64_t i = 1; i < n; ++i) max = std::max(max, logits[i] * scale);
+  for (int64_t i = 0; i < n; ++i)
+    row.weight[static_cast<size_t>(i)] = std::exp(logits[i] * scale - max);
+  for (size_t b = 0; b < row.block.size(); ++b) {
+    const size_t first = b * Row<double>::kBlock;
+    row.block[b] = 0;
+    for (size_t i = first; i < std::min(first + Row<double>::kBlock, row.weight.size()); ++i)
+      row.block[b] += row.weight[i];
+  }
+  return max;
+}
+float fill(Row<float>& row, const float* logits, float scale) {
+  const cpu::KernelTable& k = cpu::kernels();
+  const int64_t n = row.size(), whole = n / Row<float>::kBlock;
+  float* w = row.weight.data();
+  float max;
+  k.binary_f32[static_cast<int>(OpId::mul) - kUnaryOps](n, w, 1, logits, 1, &scale, 0);
+  k.max_rows(1, n, w, n, &max);
+  k.binary_f32[static_cast<int>(OpId::sub) - kUnaryOps](n, w, 1, w, 1, &max, 0);
+  k.unary_f32[static_cast<int>(OpId::exp)](n, w, 1, w, 1);
+  k.sum_rows(whole, Row<float>::kBlock, w, Row<float>::kBlock, row.block.data());
+  const int64_t done = whole * Row<float>::kBlock;
+  if (done < n) k.sum_rows(1, n - done, w + done, n - done, row.block.data() + whole);
+  return max;
+}
 
 /// Tokens by falling weight, equal ones by index.
 template <class T>
-auto heavier(const T* weight) {
-  return [weight](int64_t a, int64_t b) {
+void sort_tokens(const Row<T>& row, std::vector<int64_t>& tokens) {
+  const T* weight = row.weight.data();
+  std::sort(tokens.begin(), tokens.end(), [weight](int64_t a, int64_t b) {
     return weight[a] > weight[b] || (weight[a] == weight[b] && a < b);
-  };
-}
-
-/// The `count` heaviest tokens in order.
-template <class T>
-void heaviest(const Row<T>& row, int64_t count, std::vector<int64_t>& tokens) {
-  tokens.resize(static_cast<size_t>(row.size));
-  for (int64_t i = 0; i < row.size; ++i) tokens[static_cast<size_t>(i)] = i;
-  if (count < row.size) {
-    std::nth_element(tokens.begin(), tokens.begin() + count, tokens.end(), heavier(row.weight));
-    tokens.resize(static_cast<size_t>(count));
-  }
-  std::sort(tokens.begin(), tokens.end(), heavier(row.weight));
+  });
 }
 
 /// What truncation leaves, by falling weight: the top_k heaviest, of these the shortest run from
-/// the heaviest on whose share reaches top_p (Holtzman et al. 2020).
+/// the heaviest on whose share reaches top_p (Holtzman et al. 2020). Only tokens above a threshold
+/// are sorted; it falls until they are enough.
 template <class T>
 void truncate(const Row<T>& row, std::vector<int64_t>& tokens) {
-  constexpr int64_t kFirst = 256;
-  const int64_t most = row.top_k > 0 ? std::min(row.top_k, row.size) : row.size;
-  double total = 0;
-  // A nucleus is usually short: sort as many of the heaviest as it needs.
-  int64_t count = row.top_p < 1 && row.top_k == 0 ? std::min(kFirst, most) : most;
-  if (count < most)
-    for (int64_t i = 0; i < row.size; ++i) total += static_cast<double>(row.weight[i]);
-  for (;; count = std::min(count * 8, most)) {
-    heaviest(row, count, tokens);
-    if (row.top_p >= 1) return;
-    if (count == most) {
-      total = 0;
-      for (const int64_t token : tokens) total += static_cast<double>(row.weight[token]);
-    }
+  const T* weight = row.weight.data();
+  for (T threshold = T(1) / 16;; threshold /= 64) {
+    const bool all = threshold < T(1e-36);
     double sum = 0;
-    for (size_t i = 0; i < tokens.size(); ++i) {
-      sum += static_cast<double>(row.weight[tokens[i]]);
-      if (sum >= row.top_p * total) return tokens.resize(i + 1);
+    tokens.clear();
+    for (int64_t i = 0; i < row.size(); ++i) {
+      if (!all && !(weight[i] >= threshold)) continue;
+      tokens.push_back(i);
+      sum += static_cast<double>(weight[i]);
     }
-    if (count == most) return;
+    const bool enough = row.top_k > 0 ? static_cast<int64_t>(tokens.size()) >= row.top_k
+                                      : sum >= row.top_p * row.total;
+    if (enough || all) break;
+  }
+  sort_tokens(row, tokens);
+  if (row.top_k > 0 && static_cast<int64_t>(tokens.size()) > row.top_k)
+    tokens.resize(static_cast<size_t>(row.top_k));
+  if (row.top_p >= 1) return;
+  double total = row.total, sum = 0;
+  if (row.top_k > 0) {
+    total = 0;
+    for (const int64_t token : tokens) total += static_cast<double>(weight[token]);
+  }
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    sum += static_cast<double>(weight[tokens[i]]);
+    if (sum >= row.top_p * total) return tokens.resize(i + 1);
   }
 }
 
-/// The first kept token, by index, whose cumulative weight exceeds u of the whole; weight 0 is
-/// never drawn.
-template <class T>
-int64_t invert(const Row<T>& row, std::vector<int64_t>* kept, double u) {
-  const int64_t count = kept ? static_cast<int64_t>(kept->size()) : row.size;
-  if (kept) std::sort(kept->begin(), kept->end());
-  const auto token = [&](int64_t i) { return kept ? (*kept)[static_cast<size_t>(i)] : i; };
-  double total = 0;
-  for (int64_t i = 0; i < count; ++i) total += static_cast<double>(row.weight[token(i)]);
-  const double target = u * total;
-  double sum = 0;
+/// The first of the tokens given by body(i), i < count, at which the running sum of weights, from
+/// `sum` on, exceeds `target`; weight 0 is never drawn, the last other one stands for rounding.
+template <class T, class Token>
+int64_t walk(const Row<T>& row, int64_t count, double sum, double target, Token&& token) {
   int64_t last = 0;
   for (int64_t i = 0; i < count; ++i) {
-    if (!(row.weight[token(i)] > 0)) continue;
-    sum += static_cast<double>(row.weight[token(i)]);
+    const double weight = static_cast<double>(row.weight[static_cast<size_t>(token(i))]);
+    if (!(weight > 0)) continue;
+    sum += weight;
     last = token(i);
     if (sum > target) break;
   }
   return last;
+}
+
+/// Inverts the distribution function, tokens in order of index, at u: over the whole row by blocks,
+/// whose sums are added in order, then inside one.
+template <class T>
+int64_t invert(const Row<T>& row, double u) {
+  const double target = u * row.total;
+  double before = 0;
+  size_t block = 0;
+  for (size_t b = 0; b < row.block.size(); ++b) {
+    if (!(row.block[b] > 0)) continue;
+    block = b;
+    const double sum = before + static_cast<double>(row.block[b]);
+    if (sum > target || b + 1 == row.block.size()) break;
+    // The last block of any weight stands for rounding.
+    if (std::none_of(row.block.begin() + static_cast<int64_t>(b) + 1, row.block.end(),
+                     [](T s) { return s > 0; }))
+      break;
+    before = sum;
+  }
+  const auto first = static_cast<int64_t>(block) * Row<T>::kBlock;
+  return walk(row, std::min(Row<T>::kBlock, row.size() - first), before, target,
+              [first](int64_t i) { return first + i; });
+}
+/// The same over kept tokens.
+template <class T>
+int64_t invert(const Row<T>& row, std::vector<int64_t>& kept, double u) {
+  std::sort(kept.begin(), kept.end());
+  double total = 0;
+  for (const int64_t token : kept)
+    total += static_cast<double>(row.weight[static_cast<size_t>(token)]);
+  return walk(row, static_cast<int64_t>(kept.size()), 0, u * total,
+              [&](int64_t i) { return kept[static_cast<size_t>(i)]; });
 }
 
 struct RowOptions {
@@ -105,15 +163,59 @@ void check_options(const RowOptions& o, int64_t row) {
 }
 
 template <class T>
-int64_t draw(const T* logits, const T* log_prob, int64_t n, const RowOptions& o,
-             std::vector<T>& weight, std::vector<int64_t>& tokens) {
-  if (o.temperature == 0) return std::max_element(logits, logits + n) - logits;
-  weight.resize(static_cast<size_t>(n));
-  for (int64_t i = 0; i < n; ++i) weight[static_cast<size_t>(i)] = std::exp(log_prob[i]);
-  const Row<T> row{weight.data(), n, o.top_k < n ? o.top_k : 0, o.top_p};
-  if (row.top_k == 0 && row.top_p >= 1) return invert<T>(row, nullptr, o.uniform);
-  truncate(row, tokens);
-  return invert(row, &tokens, o.uniform);
+void check_logits(const T* logits, int64_t n, int64_t row) {
+  bool finite = true;
+  for (int64_t i = 0; i < n; ++i) finite &= std::abs(logits[i]) <= std::numeric_limits<T>::max();
+  if (finite) return;
+  for (int64_t i = 0; i < n; ++i)
+    BESSEMER_CHECK(std::isfinite(logits[i]), NotFiniteError, "[sample_tokens] logits[", row, ", ",
+                   i, "] is ", logits[i]);
+}
+
+/// max, log(sum(exp(z - max))) and log_prob of z = logits * scale at `token`.
+cpu::TokenStats stats_of(const float* logits, int64_t n, float scale, int64_t token) {
+  cpu::TokenStats stats;
+  cpu::kernels().token_stats_rows(1, n, logits, n, scale, &token, false, &stats);
+  return stats;
+}
+float log_prob_of(const Row<float>&, const float* logits, int64_t n, float scale, float,
+                  int64_t token) {
+  return stats_of(logits, n, scale, token).log_prob;
+}
+double log_prob_of(const Row<double>& row, const double* logits, int64_t, double scale, double max,
+                   int64_t token) {
+  return logits[token] * scale - max - std::log(row.total);
+}
+
+template <class T>
+struct Draw {
+  int64_t token;
+  T log_prob;
+};
+template <class T>
+Draw<T> draw(const T* logits, int64_t r, const RowOptions& o, Row<T>& row,
+             std::vector<int64_t>& tokens) {
+  const int64_t n = row.size();
+  check_logits(logits, n, r);
+  const T scale = o.temperature == 0 ? T(1) : T(1) / static_cast<T>(o.temperature);
+  const T max = fill(row, logits, scale);
+  BESSEMER_CHECK(std::isfinite(max) && std::isfinite(scale), NotFiniteError,
+                 "[sample_tokens] logits of row ", r, " over a temperature of ", o.temperature,
+                 " are not finite");
+  row.total = 0;
+  for (const T sum : row.block) row.total += static_cast<double>(sum);
+  row.top_k = o.top_k < n ? o.top_k : 0;
+  row.top_p = o.top_p;
+  int64_t token;
+  if (o.temperature == 0) {
+    token = std::max_element(logits, logits + n) - logits;
+  } else if (row.top_k == 0 && row.top_p >= 1) {
+    token = invert(row, o.uniform);
+  } else {
+    truncate(row, tokens);
+    token = invert(row, tokens, o.uniform);
+  }
+  return {token, log_prob_of(row, logits, n, scale, max, token)};
 }
 
 void sample_cpu(const Tensor* const* in, const Attrs&, Tensor* out) {
@@ -127,24 +229,23 @@ void sample_cpu(const Tensor* const* in, const Attrs&, Tensor* out) {
   out[0] = Tensor::empty({rows}, Dtype::i64);
   out[1] = Tensor::empty({rows}, wide);
   visit_float("sample_tokens", wide, [&]<class T>() {
-    const Tensor scaled = Tensor::empty({1, n}, wide);
-    std::vector<T> weight;
-    std::vector<int64_t> tokens;
-    for (int64_t r = 0; r < rows; ++r) {
-      const T* row = logits.data<T>() + r * n;
+    const auto some = [&](int64_t r, Row<T>& row, std::vector<int64_t>& tokens) {
       const RowOptions o{uniform.data<double>()[r], temperature.data<double>()[r],
                          top_p.data<double>()[r], top_k.data<int64_t>()[r]};
       check_options(o, r);
-      for (int64_t i = 0; i < n; ++i)
-        BESSEMER_CHECK(std::isfinite(row[i]), NotFiniteError, "[sample_tokens] logits[", r, ", ", i,
-                       "] is ", row[i]);
-      const T inverse = o.temperature == 0 ? T(1) : T(1) / static_cast<T>(o.temperature);
-      for (int64_t i = 0; i < n; ++i) scaled.data<T>()[i] = row[i] * inverse;
-      const Tensor log_prob = log_softmax(scaled);
-      const int64_t token = draw<T>(row, log_prob.data<T>(), n, o, weight, tokens);
-      out[0].data<int64_t>()[r] = token;
-      out[1].data<T>()[r] = log_prob.data<T>()[token];
-    }
+      const Draw<T> drawn = draw(logits.data<T>() + r * n, r, o, row, tokens);
+      out[0].data<int64_t>()[r] = drawn.token;
+      out[1].data<T>()[r] = drawn.log_prob;
+    };
+    constexpr int64_t kTogether = 4;  // rows a task
+    cpu::pool().run((rows + kTogether - 1) / kTogether, [&](int64_t task) {
+      Row<T> row;
+      row.weight.resize(static_cast<size_t>(n));
+      row.block.resize(static_cast<size_t>((n + Row<T>::kBlock - 1) / Row<T>::kBlock));
+      std::vector<int64_t> tokens;
+      for (int64_t r = task * kTogether; r < std::min(rows, (task + 1) * kTogether); ++r)
+        some(r, row, tokens);
+    });
   });
 }
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
 
 #include "tests/core_ops/gradcheck.h"
@@ -163,6 +164,104 @@ TEST_CASE("the logits are never held") {
   backward(loss);
   // 64 MiB of logits; blocks of 128 tokens are 8.
   CHECK(memory_stats().peak <= std::max(before.peak, before.current + (10 << 20)));
+}
+
+TEST_CASE("fused gradients of float32 are those of the composition in float64") {
+  using Row = std::function<Tensor(const std::vector<Tensor>&)>;
+  const Tensor places = longs({0, 70000, 3, 12, 500, 1, 2, 9, 30});
+  const std::pair<const char*, Row> rows[] = {
+      {"rms_norm", [](auto& in) { return rms_norm(in[0], in[2]); }},
+      {"layer_norm", [](auto& in) { return layer_norm(in[0], in[2], in[3]); }},
+      {"swiglu", [](auto& in) { return swiglu(in[0], in[1]); }},
+      {"rope", [&](auto& in) {
+         return reshape(rope(reshape(slice(in[0], 0, 0, 9), {9, 2, 18}), places), {9, 36});
+       }}};
+  for (const auto& [name, row] : rows) {
+    const auto gradients_of = [&, &row = row](Dtype dtype) {
+      std::vector<Tensor> in = {testing::draw({600, 36}, 1), testing::draw({600, 36}, 2),
+                                testing::draw({36}, 3, 0.5, 1.5), testing::draw({36}, 4)};
+      for (Tensor& leaf : in) {
+        leaf = cast(leaf, dtype).detach();
+        set_requires_grad(leaf);
+      }
+      const Tensor y = row(in);
+      backward(sum(y * cast(testing::draw(y.sizes(), 5), y.dtype())));
+      std::vector<Tensor> out;
+      for (const Tensor& leaf : in)
+        if (const Tensor g = grad(leaf); g.defined()) out.push_back(g);
+      return out;
+    };
+    const auto expected = gradients_of(Dtype::f64), got = gradients_of(Dtype::f32);
+    cpu::set_threads(2);
+    const auto threaded = gradients_of(Dtype::f32);
+    cpu::set_threads(1);
+    const auto half = gradients_of(Dtype::bf16);
+    REQUIRE(got.size() == expected.size());
+    for (size_t i = 0; i < got.size(); ++i) {
+      CAPTURE(name);
+      CAPTURE(i);
+      const double size = 1 + amax(abs(expected[i])).item();
+      CHECK(largest_difference(got[i], expected[i]) < 2e-5 * size);
+      CHECK(largest_difference(half[i], expected[i]) < 3e-2 * size);
+      CHECK(same_bits(got[i], threaded[i]));
+    }
+  }
+}
+
+TEST_CASE("bfloat16 layers: one row as many, gradients near those of float64") {
+  const Tensor x = cast(floats({130, 71}, 1), Dtype::bf16), weight = floats({37, 71}, 2);
+  const Tensor y = linear(x, weight);
+  for (const int64_t row : {0, 64, 129})
+    CHECK(same_bits(contiguous(slice(y, 0, row, row + 1)),
+                    linear(slice(x, 0, row, row + 1), weight)));
+  const auto gradients_of = [&](bool half) {
+    const Dtype dtype = half ? Dtype::bf16 : Dtype::f64;
+    Tensor a = cast(x, dtype).detach();
+    Tensor w = cast(cast(weight, Dtype::bf16), half ? Dtype::f32 : Dtype::f64).detach();
+    set_requires_grad(a);
+    set_requires_grad(w);
+    const Tensor g = cast(cast(floats({130, 37}, 3), Dtype::bf16), dtype);
+    backward(sum(cast(linear(a, w) * g, Dtype::f64)));
+    return std::vector{grad(a), grad(w)};
+  };
+  const auto expected = gradients_of(false), got = gradients_of(true);
+  CHECK(got[1].dtype() == Dtype::f32);
+  CHECK(largest_difference(got[0], expected[0]) < 1e-2 * amax(abs(expected[0])).item());
+  CHECK(largest_difference(got[1], expected[1]) < 1e-5 * amax(abs(expected[1])).item());
+  // An updated weight is packed again.
+  const Tensor other = weight.detach();
+  fill(other, 0.5);
+  CHECK(same_bits(linear(x, weight), linear(x, cast(other, Dtype::bf16))));
+}
+
+TEST_CASE("truncation keeps the heaviest tokens, ties by index") {
+  const int64_t n = 40000, rows = 64;
+  Tensor logits = floats({1, n}, 1, -4, 4);
+  for (const int64_t tie : {7, 900, 31000}) logits.data<float>()[tie] = 4.5f;
+  const Tensor u = floats({rows}, 2, 0, 1);
+  const auto sample = [&](double temperature, int64_t top_k, double top_p) {
+    return sample_tokens(
+        contiguous(expand(logits, {rows, n})), u, Tensor::full({rows}, temperature),
+        contiguous(expand(longs({top_k}), {rows})), Tensor::full({rows}, top_p))[0];
+  };
+  const Tensor two = sample(1, 2, 1);
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t token = two.data<int64_t>()[r];
+    CHECK((token == 7 || token == 900));
+  }
+  CHECK(same_bits(sample(1, 0, 1e-6), sample(0, 0, 1)));
+  CHECK(sample(0, 0, 1).data<int64_t>()[0] == 7);
+  // Truncation that keeps everything changes nothing.
+  CHECK(same_bits(sample(0.8, 0, 1), sample(0.8, n, 1)));
+  // Of the nucleus: every drawn token is at least as likely as one outside it.
+  const Tensor p = softmax(logits), order = argsort(p, -1, true);
+  double mass = 0;
+  int64_t count = 0;
+  while (mass < 0.4) mass += p.data<float>()[order.data<int64_t>()[count++]];
+  const Tensor nucleus = sample(1, 0, 0.4);
+  for (int64_t r = 0; r < rows; ++r)
+    CHECK(p.data<float>()[nucleus.data<int64_t>()[r]] >=
+          p.data<float>()[order.data<int64_t>()[count]]);
 }
 
 TEST_CASE("linear_nll has no second derivative and says so") {

@@ -1,0 +1,56 @@
+"""The peer of bench_language_kernels: PyTorch on rows over 64 MiB, and a linear layer with cross
+entropy.
+
+usage: language_kernels.py [--threads 1]
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+import torch.nn.functional as F
+from figures import emit
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--threads", type=int, default=1)
+threads = parser.parse_args().threads
+torch.set_num_threads(threads)
+
+
+def figure(work, amount, unit, body):
+    body()
+    times, end = [], time.perf_counter() + 0.6
+    while time.perf_counter() < end or len(times) < 5:
+        start = time.perf_counter()
+        body()
+        times.append(time.perf_counter() - start)
+    value = statistics.median(times) if unit == "s" else amount / statistics.median(times) / 1e9
+    emit("torch", work, round(value, 3), unit, threads=threads)
+
+
+x = torch.randn(16384, 1024)
+out, weight, moved = torch.empty_like(x), torch.ones(1024), 2 * x.nbytes
+with torch.no_grad():
+    figure("copy 64 MiB", moved, "GB/s", lambda: out.copy_(x))
+    figure("rms_norm", moved, "GB/s", lambda: F.rms_norm(x, (1024,), weight))
+    figure("layer_norm", moved, "GB/s", lambda: F.layer_norm(x, (1024,), weight, weight))
+    figure("softmax", moved, "GB/s", lambda: torch.softmax(x, -1))
+    figure("gelu", moved, "GB/s", lambda: F.gelu(x))
+    figure("silu", moved, "GB/s", lambda: F.silu(x))
+parameter = torch.nn.Parameter(torch.randn(1 << 24))
+parameter.grad = torch.randn_like(parameter)
+adamw = torch.optim.AdamW([parameter], fused=True)
+figure("AdamW fused, 16 M parameters", 28 * parameter.numel(), "GB/s", adamw.step)
+
+hidden = torch.randn(512, 576, requires_grad=True)
+vocabulary = torch.nn.Parameter(torch.randn(49152, 576) * 0.02)
+targets = torch.randint(0, 49152, (512,))
+
+
+def loss():
+    hidden.grad = vocabulary.grad = None
+    F.cross_entropy(hidden @ vocabulary.T, targets, reduction="sum").backward()
+
+
+figure("linear + cross entropy 512 x 576 x 49152", 0, "s", loss)
