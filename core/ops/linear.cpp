@@ -31,11 +31,18 @@ Tensor activate(const Tensor& z, cpu::Activation activation) {
 }
 
 void linear_decompose(const Tensor* const* in, const Attrs& attrs, Tensor* out) {
-  const bool row = in[0]->ndim() == 1;
-  Tensor z = matmul(row ? unsqueeze(*in[0], 0) : *in[0], transpose(*in[1]));
+  const auto& linear = attrs.as<LinearAttrs>();
+  const bool half = in[0]->dtype() == Dtype::bf16, row = in[0]->ndim() == 1;
+  Tensor x = row ? unsqueeze(*in[0], 0) : *in[0], weight = *in[1];
+  if (half) {
+    weight = cast(cast(weight, Dtype::bf16), Dtype::f32);
+    x = cast(x, Dtype::f32);
+  }
+  Tensor z = matmul(x, transpose(cast(weight, x.dtype())));
   if (row) z = squeeze(z, 0);
   if (in[2]->defined()) z = z + *in[2];
-  *out = activate(z, attrs.as<LinearAttrs>().activation);
+  *out = activate(z, linear.activation);
+  if (half && !linear.widen) *out = cast(*out, Dtype::bf16);
 }
 
 void linear_cpu(const Tensor* const* in, const Attrs& attrs, Tensor* out) {
@@ -48,7 +55,8 @@ void linear_cpu(const Tensor* const* in, const Attrs& attrs, Tensor* out) {
   const int last = in[0]->ndim() - 1;
   Shape shape = in[0]->sizes();
   shape.dim[last] = weight.shape()[0];
-  *out = Tensor::empty(shape, Dtype::f32);
+  const bool narrow = in[0]->dtype() == Dtype::bf16 && !linear.widen;
+  *out = Tensor::empty(shape, narrow && shape.numel() == 0 ? Dtype::bf16 : Dtype::f32);
   if (out->numel() == 0) return;
   cpu::Gemm g;
   g.n = weight.shape()[0];
@@ -68,7 +76,10 @@ void linear_cpu(const Tensor* const* in, const Attrs& attrs, Tensor* out) {
   }
   g.activation = linear.activation;
   run_product(g, factors);
-  if (in[0]->dtype() == Dtype::bf16 && !linear.widen) *out = cast(*out, Dtype::bf16);
+  if (narrow) {
+    NoGrad guard;
+    *out = cast(*out, Dtype::bf16);
+  }
 }
 
 /// Rows in [rows, width]; bfloat16 or float32.
