@@ -66,14 +66,14 @@ def worker_pids(process):
 def cartpole(tmp_path_factory):
     """An undisturbed run in one process."""
     out = tmp_path_factory.mktemp("runs") / "inline"
-    train([CARTPOLE, *FLAT], out, "trainer.total_steps=65536")
+    train([CARTPOLE, *FLAT], out, "trainer.total_steps=32768")
     return out
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_any_number_of_workers_gives_the_same_run(cartpole, tmp_path, workers):
     out = tmp_path / "run"
-    train([CARTPOLE, *FLAT], out, "trainer.total_steps=65536", *processes(workers))
+    train([CARTPOLE, *FLAT], out, "trainer.total_steps=32768", *processes(workers))
     assert_same_run(cartpole, out)
     log = (out / "logs" / "controller.log").read_text()
     assert log.count("ended: exit code 0") == workers
@@ -92,7 +92,7 @@ def test_every_kind_of_policy_gives_the_same_run(tmp_path, name):
 def test_killed_and_stopped_workers_change_no_bit(cartpole, tmp_path):
     out = tmp_path / "run"
     words = processes(2, "placement.restarts=1000", "placement.lease=0.4")
-    recipe = [CARTPOLE, *FLAT, *QUIET, "trainer.total_steps=65536"]
+    recipe = [CARTPOLE, *FLAT, *QUIET, "trainer.total_steps=32768"]
     process = start("run", *recipe, *words, f"out={out}")
     draw = random.Random(11)
     victims = []
@@ -116,7 +116,7 @@ def test_killed_and_stopped_workers_change_no_bit(cartpole, tmp_path):
 
 def test_a_worker_that_goes_on_before_its_lease_ends_is_not_replaced(cartpole, tmp_path):
     out = tmp_path / "run"
-    words = [CARTPOLE, *FLAT, *QUIET, "trainer.total_steps=65536", *processes(2), f"out={out}"]
+    words = [CARTPOLE, *FLAT, *QUIET, "trainer.total_steps=32768", *processes(2), f"out={out}"]
     process = start("run", *words)
     comes_true(lambda: steps(out) > 3, process)
     pid = worker_pids(process)["worker-1"]
@@ -130,8 +130,8 @@ def test_a_worker_that_goes_on_before_its_lease_ends_is_not_replaced(cartpole, t
 
 def test_a_run_goes_on_in_another_placement(cartpole, tmp_path):
     out = tmp_path / "run"
-    train([CARTPOLE, *FLAT], out, "trainer.total_steps=16384", *processes(3))
-    for total, words in ((40960, ["placement.mode=inline"]), (65536, processes(2))):
+    train([CARTPOLE, *FLAT], out, "trainer.total_steps=8192", *processes(3))
+    for total, words in ((24576, ["placement.mode=inline"]), (32768, processes(2))):
         resumed = start("run", "--resume", out, f"trainer.total_steps={total}", *words)
         finish(resumed)
     assert_same_run(cartpole, out)
@@ -146,7 +146,7 @@ def test_workers_use_a_served_environment(cartpole, tmp_path):
         try:
             server.stdout.readline()  # where it serves
             words = processes(2, f"env.address={address}")
-            train([CARTPOLE, *FLAT], out, "trainer.total_steps=65536", *words)
+            train([CARTPOLE, *FLAT], out, "trainer.total_steps=32768", *words)
         finally:
             server.terminate()
     assert_same_run(cartpole, out)
@@ -155,7 +155,7 @@ def test_workers_use_a_served_environment(cartpole, tmp_path):
 def test_without_restarts_the_run_stops_where_it_can_go_on(cartpole, tmp_path):
     out = tmp_path / "run"
     words = [CARTPOLE, *FLAT, *QUIET, *processes(2, "placement.restarts=0"), f"out={out}"]
-    process = start("run", *words, "trainer.total_steps=65536")
+    process = start("run", *words, "trainer.total_steps=32768")
     comes_true(lambda: steps(out) > 3, process)
     os.kill(worker_pids(process)["worker-0"], signal.SIGKILL)
     errors = finish(process, expect=1)

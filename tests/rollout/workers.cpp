@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "core/wire/client.h"
+#include "rollout/sample_message.h"
 #include "rollout/worker.h"
 #include "rollout/worker_source.h"
 #include "tests/rollout/toy.h"
@@ -362,4 +363,55 @@ TEST_CASE("an asynchronous state is where the taken fragments end") {
   for (const auto& [reason, n] : counts.lost) lost += n;
   CHECK(counts.produced == counts.taken + counts.queued + lost);
   CHECK(source.take(20).has_value());
+}
+
+TEST_CASE("samples that were not asked for, of other weights or shapes, are refused") {
+  const Recipe recipe = cart_pole();
+  const WorkerParts trainer = recipe.parts(0, recipe.rows);
+  WorkerHub hub(hub_options(recipe, trainer, 1), "the setup");
+  WorkerSource source(hub, *trainer.policy, *trainer.normalizer);
+  const auto refused = [](const auto& ask) {
+    try {
+      ask();
+    } catch (const wire::WireError& error) {
+      return error.code();
+    }
+    return wire::Code::internal;
+  };
+  std::thread stranger([&] {
+    wire::Message hello;
+    hello.fields = {{"worker", "worker-0"}, {"secret", hub.secret()}};
+    wire::Client client(hub.address(), hello);
+    const auto answer = [&](wire::Message message) {
+      return refused([&] { client.call(std::move(message)); });
+    };
+    CHECK(answer(wire::Message("dance")) == wire::Code::unknown_type);
+    CHECK(answer(wire::Message("failed")) == wire::Code::malformed);
+    const wire::Message task = client.call(wire::Message("pull"));
+    CHECK(task.find("weights") != nullptr);
+    const auto samples = [&](uint64_t number, uint64_t hash) {
+      wire::Message message("samples");
+      message.fields = {{"task", number}, {"weights_hash", hash}};
+      return message;
+    };
+    const uint64_t number = task.fields.count("task"), hash = task.fields.count("weights_hash");
+    CHECK(answer(samples(number + 1, hash)) == wire::Code::mismatch);
+    CHECK(answer(samples(number, hash ^ 1)) == wire::Code::mismatch);
+    CHECK(answer(samples(number, hash)) == wire::Code::malformed);  // and nothing in it
+    RolloutShape wide = recipe.shape(trainer);
+    wide.rows += 1;
+    const Rollout rollout = make_rollout(wide);
+    wire::Message message = samples(number, hash);
+    const RolloutMessage writer(rollout, {});
+    writer.write(message);
+    CHECK(answer(std::move(message)) == wire::Code::bad_type);
+  });
+  std::vector<EpisodeEnd> expected, episodes;
+  std::thread trains([&] { source.collect(0, episodes); });
+  stranger.join();
+  Crew crew(hub, recipe);  // an honest one takes the place
+  trains.join();
+  const WorkerParts alone = recipe.parts(0, recipe.rows);
+  alone.sampler->collect(0, expected);
+  check_same(source.rollout(), alone.sampler->rollout());
 }
