@@ -17,12 +17,17 @@ inline constexpr int64_t kFewGroup = 64;  // or this many when few rows use them
 inline constexpr int64_t kFarRows = 512, kPayForPacking = 128;
 inline constexpr int64_t kTiny = 4;        // elements of C that are not worth packing for
 inline constexpr int64_t kFewColumns = 8;  // at most this many columns: the transpose
+// A packed B comes from memory when few rows use it. The hardware's prefetcher stops at every page
+// and follows one panel at the speed of its latency; asked for this many bytes early, it comes at
+// nearly twice the speed (8 rows: 13 and 25 GB/s; 4 and 12 KiB are slower).
+inline constexpr int64_t kAheadBytes = 8192;
 inline constexpr int64_t kRowBlock = 240;  // rows of A that stay in L2: 360 KiB
 
 template <class Step>
 struct BlockOfB {
   const typename Step::B* data;  // column 0, step 0 of the block
   int64_t row, panel;
+  bool packed = false;  // all of B is in panels, one after the other
 };
 
 BESSEMER_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -94,12 +99,22 @@ static void run_tiles(Tile t, int64_t m, int64_t n, const float* a, int64_t a_ro
     t.b = b.data + j / kPanel * b.panel + j % kPanel;
     const int most = tile_rows(1 << width);
     const int64_t tiles = (m + most - 1) / most;
+    const auto* at = static_cast<const typename Step::B*>(t.b);
     int64_t i = 0;
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t rows = (m - i + tiles - tile - 1) / (tiles - tile);  // near-equal heights
       t.a = a + i * a_row;
       t.c = c + i * t.c_row + j * t.c_col;
       t.bias = bias ? bias + (t.bias_by_row ? i : j) : nullptr;
+      // Tiles that share a panel ask for the next one meanwhile, each for its part.
+      t.ahead = at;
+      t.ahead_row = b.row;
+      if (b.packed && tiles == 1) {
+        t.ahead = at + kAheadBytes / static_cast<int64_t>(sizeof(*at));
+      } else if (b.packed && kVec << width == kPanel) {
+        t.ahead = at + b.panel + tile * t.k * kPanel / tiles;
+        t.ahead_row = kPanel / tiles;
+      }
       kTiles<Step>.width[adjacent][width].at[rows - 1](t);
       i += rows;
     }
@@ -160,7 +175,7 @@ static void gemm_part(const Product& g, int64_t m0, int64_t m1, int64_t n0, int6
       BlockOfB<Step> b;
       if (g.b_packed) {
         const auto* packed = static_cast<const typename Step::B*>(g.b_packed);
-        b = {packed + j0 / kPanel * g.k * kPanel + p0 * kPanel, kPanel, g.k * kPanel};
+        b = {packed + j0 / kPanel * g.k * kPanel + p0 * kPanel, kPanel, g.k * kPanel, true};
       } else if constexpr (sizeof(typename Step::B) == sizeof(float)) {
         if (in_place && columns >= kPanel) {
           columns = columns / kPanel * kPanel;

@@ -50,6 +50,10 @@ struct Tile {
   const void* b = nullptr;
   int64_t b_row = 0;    // between steps of k
   int64_t b_panel = 0;  // between panels of kPanel columns
+  // What is asked for while this tile computes, a line a vector and step: `ahead_row` elements
+  // further with each step.
+  const void* ahead = nullptr;
+  int64_t ahead_row = 0;
   float* c = nullptr;
   int64_t c_row = 0, c_col = 1;
   int64_t columns = 0;  // of C that exist, at most the tile's width
@@ -125,10 +129,13 @@ BESSEMER_INLINE void tile_body(const Tile& t, Indices<kR...>, Indices<kV...> vec
   (row_clear(acc + kR * kVectors, vectors), ...);
   const float* a = t.a;
   const auto* b = static_cast<const typename Step::B*>(t.b);
-  const int64_t stride = t.a_stride, b_row = t.b_row, b_panel = t.b_panel;
+  const int64_t stride = t.a_stride, b_row = t.b_row, b_panel = t.b_panel, ahead_row = t.ahead_row;
+  const auto* ahead = static_cast<const typename Step::B*>(t.ahead);
   for (int64_t p = 0; p < t.k; ++p) {
     const vf bv[kVectors] = {
         Step::load(b + (kV * kVec / kPanel) * b_panel + (kV * kVec % kPanel))...};
+    (__builtin_prefetch(ahead + (kV * kVec / kPanel) * b_panel + (kV * kVec % kPanel)), ...);
+    ahead += ahead_row;
     if constexpr (kAdjacent) {
       (row_step<Step>(acc + kR * kVectors, vec_all(a[kR * stride]), bv, vectors), ...);
       a += 1;
