@@ -418,6 +418,9 @@ void RunConfig::check_language() const {
                    rollout.language.max_tokens);
   }
   if (model.decoder.vocabulary != "bytes") {
+    BESSEMER_CHECK(!data.from.recipe, ValueError,
+                   "model.vocabulary: the completions of a run have its vocabulary; start from its "
+                   "weights");
     int64_t size = 0;
     const std::string& text = model.decoder.vocabulary;
     const auto read = std::from_chars(text.data(), text.data() + text.size(), size);

@@ -2,6 +2,10 @@
 
 #include <doctest/doctest.h>
 
+#include <fstream>
+
+#include "tests/forge/scratch.h"
+
 using namespace bessemer;
 
 namespace {
@@ -141,4 +145,32 @@ TEST_CASE("dataset: held-out examples depend on their text alone") {
   CHECK(a.test.size() < 60);
   REQUIRE(a.test.size() == b.test.size());
   CHECK(a.test.front().continuations[0].tokens == b.test.back().continuations[0].tokens);
+}
+
+TEST_CASE("dataset: what another run said becomes answers and pairs") {
+  const Scratch scratch;
+  const std::filesystem::path file = scratch.path / "completions.jsonl";
+  const auto line = [](int group, double reward, double advantage, int token) {
+    return cat(R"({"step": 1, "kind": "train", "group": )", group,
+               R"(, "prompt": "q", "completion": "x", "token_ids": [)", token,
+               R"(, 257], "log_probs": [-0.5, -0.1], "reward": )", reward, R"(, "advantage": )",
+               advantage, "}\n");
+  };
+  std::ofstream(file) << line(0, 1, 0.7, 'a') << line(0, 0, -0.7, 'b') << line(1, 0, 0, 'c')
+                      << line(1, 0, 0, 'd') << R"({"kind": "eval", "step": 1})" << "\n";
+  const Dataset answers = load_completions(file, bytes(), {});
+  REQUIRE(answers.train.size() == 1);
+  CHECK(trained(answers.train[0].continuations[0]) == "a<|im_end|>");
+  CHECK(bytes().decode(answers.train[0].prompt) ==
+        "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n");
+  const Dataset pairs = load_completions(file, bytes(), kPairs);
+  REQUIRE(pairs.train.size() == 1);
+  CHECK(trained(pairs.train[0].continuations[1]) == "b<|im_end|>");
+
+  std::ofstream(file) << line(0, 1, 0.7, 999);
+  CHECK_THROWS_WITH_AS(load_completions(file, bytes(), {}), doctest::Contains("jsonl:1: "),
+                       ValueError);
+  std::ofstream(file) << line(1, 0, 0, 'c');
+  CHECK_THROWS_WITH_AS(load_completions(file, bytes(), {}),
+                       doctest::Contains("no completion that was better"), ValueError);
 }

@@ -1,7 +1,9 @@
 #include "trainer/language/dataset.h"
 
 #include <algorithm>
+#include <array>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -347,6 +349,67 @@ Dataset parse_dataset(std::string_view text, const std::string& name, const Toke
 Dataset load_dataset(const std::filesystem::path& file, const Tokenizer& tokenizer,
                      const DatasetOptions& options) {
   return parse_dataset(read_file(file), file.string(), tokenizer, options);
+}
+
+Dataset load_completions(const std::filesystem::path& file, const Tokenizer& tokenizer,
+                         const DatasetOptions& options) {
+  struct Said {
+    double reward = 0, advantage = 0;
+    Text text;
+  };
+  std::map<std::pair<int64_t, int64_t>, std::vector<Said>> groups;  // by step and group
+  each_line(read_file(file), file.string(), [&](std::string_view line, const std::string& where) {
+    const Json json = parse_line(line, where);
+    try {
+      if (json.at("kind") != "train" || !json.at("reward").is_number()) return;
+      Said said;
+      said.reward = json.at("reward").get<double>();
+      said.advantage = json.at("advantage").get<double>();
+      const std::array<Turn, 1> question = {Turn{Role::user, json.at("prompt").get<std::string>()}};
+      said.text.prompt = conversation_prompt(tokenizer, question);
+      Continuation answer;
+      answer.tokens = json.at("token_ids").get<std::vector<int32_t>>();
+      for (const int32_t id : answer.tokens) tokenizer.token(id);  // IndexError beyond them
+      for (const Json& own : json.at("log_probs")) answer.trained.push_back(!own.is_null());
+      BESSEMER_CHECK(answer.tokens.size() == answer.trained.size(), ValueError, where,
+                     "has another number of log_probs than of token_ids");
+      said.text.continuations.push_back(std::move(answer));
+      groups[{json.at("step").get<int64_t>(), json.at("group").get<int64_t>()}].push_back(
+          std::move(said));
+    } catch (const nlohmann::json::exception&) {
+      fail<ValueError>(where, "is no completion of a run");
+    } catch (const IndexError& error) {
+      fail<ValueError>(where, error.what());
+    }
+  });
+  Dataset out;
+  out.shape = "completions of a run";
+  const auto keep = [&](Text text, uint64_t key) {
+    if (options.max_tokens > 0 && length_of(text) > options.max_tokens) {
+      ++out.too_long;
+      return;
+    }
+    const bool held = options.holdout > 0 && share_of(cat(key)) < options.holdout;
+    (held ? out.test : out.train).push_back(std::move(text));
+  };
+  uint64_t key = 0;
+  for (auto& [place, said] : groups) {
+    ++key;
+    if (options.use != DataUse::pairs) {
+      for (Said& one : said)
+        if (one.advantage > 0) keep(std::move(one.text), key);
+      continue;
+    }
+    const auto less = [](const Said& a, const Said& b) { return a.reward < b.reward; };
+    const auto [worst, best] = std::minmax_element(said.begin(), said.end(), less);
+    if (worst->reward == best->reward) continue;
+    Text pair = best->text;
+    pair.continuations.push_back(worst->text.continuations[0]);
+    keep(std::move(pair), key);
+  }
+  BESSEMER_CHECK(!out.train.empty(), ValueError, file.string(),
+                 ": holds no completion that was better than its group's others");
+  return out;
 }
 
 std::vector<std::string> dataset_strings(const std::filesystem::path& file) {

@@ -46,6 +46,11 @@ Dataset parse_dataset(std::string_view text, const std::string& name, const Toke
 /// IoError where the file cannot be read.
 Dataset load_dataset(const std::filesystem::path& file, const Tokenizer& tokenizer,
                      const DatasetOptions& options);
+/// What another run said, as its completions.jsonl keeps it: answers that were better than the mean
+/// of their group; for pairs the best and the worst of each group. ValueError where the file holds
+/// none, or another vocabulary's.
+Dataset load_completions(const std::filesystem::path& file, const Tokenizer& tokenizer,
+                         const DatasetOptions& options);
 /// Every string of a file's examples, for learning a vocabulary.
 std::vector<std::string> dataset_strings(const std::filesystem::path& file);
 

@@ -40,7 +40,8 @@ class Table {
     const auto rows = static_cast<size_t>(envs->num_envs());
     std::vector<uint64_t> all(rows);
     for (size_t row = 0; row < rows; ++row) all[row] = seeds[row / static_cast<size_t>(size)];
-    if (reset_options.empty()) return envs->reset(all, {}, {}, out);
+    envs->reset(all, {}, {}, out);
+    if (reset_options.empty()) return;
     std::vector<uint8_t> mask(rows);
     for (size_t group = 0; group < reset_options.size(); ++group) {
       std::fill(mask.begin(), mask.end(), uint8_t{0});

@@ -54,9 +54,8 @@ PairTrainer::PairTrainer(const RunConfig& config, ThreadPool& pool, EnvFactory m
   DatasetOptions options;
   options.use = DataUse::pairs;
   options.max_tokens = model_.decoder->config().max_position_embeddings;
-  options.holdout = config_.data.holdout;
-  feed_ = TextFeed(load_dataset(config_.data.file, *model_.tokenizer, options),
-                   static_cast<uint64_t>(config_.seed));
+  feed_ =
+      TextFeed(read_data(config_, *model_.tokenizer, options), static_cast<uint64_t>(config_.seed));
 }
 
 std::vector<Text> PairTrainer::make_pairs(const std::vector<Episode>& episodes) const {

@@ -24,8 +24,7 @@ Sft::Sft(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs)
     DatasetOptions options;
     options.completion_only = completion_only;
     options.max_tokens = model_.decoder->config().max_position_embeddings;
-    options.holdout = config_.data.holdout;
-    feed_ = TextFeed(load_dataset(config_.data.file, *model_.tokenizer, options),
+    feed_ = TextFeed(read_data(config_, *model_.tokenizer, options),
                      static_cast<uint64_t>(config_.seed));
   }
 }

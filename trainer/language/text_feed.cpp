@@ -22,6 +22,12 @@ std::vector<Text> TextFeed::take(int64_t first, int64_t count) {
   return out;
 }
 
+Dataset read_data(const RunConfig& config, const Tokenizer& tokenizer, DatasetOptions options) {
+  options.holdout = config.data.holdout;
+  return config.data.from.recipe ? load_completions(config.data.file, tokenizer, options)
+                                 : load_dataset(config.data.file, tokenizer, options);
+}
+
 void shuffle_order(std::vector<int64_t>& order, uint64_t seed, int64_t index) {
   const Rng rng{seed, Stream::shuffle};
   PhiloxBlock block{};

@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "trainer/config.h"
 #include "trainer/language/dataset.h"
 
 namespace bessemer {
@@ -29,6 +30,9 @@ class TextFeed {
   int64_t epoch_ = -1;  // that `order_` is of
   std::vector<int64_t> order_;
 };
+
+/// The examples of data.file: a file of people's, or the completions of another run.
+Dataset read_data(const RunConfig& config, const Tokenizer& tokenizer, DatasetOptions options);
 
 /// Fisher-Yates with the draws of (seed, Stream::shuffle, index).
 void shuffle_order(std::vector<int64_t>& order, uint64_t seed, int64_t index);
