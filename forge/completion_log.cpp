@@ -45,7 +45,6 @@ std::string brief_text(const std::string& text, size_t columns) {
 
 std::string completion_json(int64_t step, const CompletionRecord& c) {
   Json json;
-  json["step"] = step;
   json["kind"] = c.kind;
   json["group"] = c.group;
   json["prompt"] = c.prompt;
@@ -62,7 +61,9 @@ std::string completion_json(int64_t step, const CompletionRecord& c) {
   if (c.kind == "train") json["advantage"] = number(c.advantage);
   json["turns"] = c.turns;
   json["finish"] = c.finish;
-  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+  // Written as metrics.jsonl writes it, whose reader cuts both files when a run goes on.
+  return cat("{\"step\": ", step, ", ",
+             json.dump(-1, ' ', false, Json::error_handler_t::replace).substr(1));
 }
 
 void CompletionLog::write(int64_t step, std::span<const CompletionRecord> completions) {

@@ -1,0 +1,147 @@
+"""Language models through the program: data files, prerequisites, Python rewards, resumption."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BUILD = pathlib.Path(os.environ.get("BESSEMER_BUILD", ROOT / "build"))
+PROGRAM = BUILD / "forge" / "bessemer"
+
+pytestmark = pytest.mark.skipif(not PROGRAM.exists(), reason="the program is not built")
+
+MODEL = "model: {kind: decoder, hidden_size: 32, num_hidden_layers: 2, max_position_embeddings: 64}"
+SFT = f"""schema: 1
+env: {{id: Arithmetic-v0, options: {{digits: 1, operators: "+"}}}}
+{MODEL}
+rollout: {{max_tokens: 4}}
+trainer: {{algo: sft, total_steps: 6, batch_size: 8}}
+eval: {{every: 3, episodes: 8}}
+checkpoint: {{every: 2}}
+metrics: {{console: false, tensorboard: false}}
+placement: {{threads: 1}}
+"""
+GRPO = """schema: 1
+env: {id: Arithmetic-v0, options: {digits: 1, operators: "+"}}
+init: {recipe: sft.yaml}
+reward: {from: py:score.py:short, deadline: 60}
+rollout: {groups: 2, size: 4, max_tokens: 4}
+trainer: {algo: grpo, total_steps: 3, batch_size: 8}
+eval: {episodes: 4}
+metrics: {console: false, tensorboard: false}
+placement: {threads: 1}
+"""
+SCORE = """
+def short(prompts, completions, oracle, env_reward, **columns):
+    assert len(prompts) == len(completions) == len(oracle) == len(env_reward)
+    assert all(str(eval(p[:-1])) == o for p, o in zip(prompts, oracle))
+    return [-float(len(c)) for c in completions]
+"""
+
+
+def bessemer(folder, *words, expect=0):
+    environment = dict(os.environ, BESSEMER_PYTHON=sys.executable)
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [str(ROOT / "python"), environment.get("PYTHONPATH", "")]
+    )
+    done = subprocess.run(
+        [PROGRAM, *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=folder,
+        env=environment,
+    )
+    assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def rows(file):
+    """JSON lines without what a clock says."""
+    return [
+        {k: v for k, v in json.loads(line).items() if not k.startswith("time/")}
+        for line in pathlib.Path(file).read_text().splitlines()
+    ]
+
+
+def checkpoint(folder):
+    root = pathlib.Path(folder) / "checkpoints"
+    return root / (root / "latest").read_text().strip()
+
+
+def test_run_resume_eval_show(tmp_path):
+    (tmp_path / "sft.yaml").write_text(SFT)
+    bessemer(tmp_path, "run", "sft.yaml", "out=whole")
+    whole = checkpoint(tmp_path / "whole")
+    files = {"config.json", "model.safetensors", "tokenizer.json", "train.safetensors"}
+    assert files <= {p.name for p in whole.iterdir()}
+    scored = json.loads((tmp_path / "whole/eval.json").read_text())
+    assert 0 <= scored["score"] <= 1 and len(scored["returns"]) == 8
+
+    bessemer(tmp_path, "run", "sft.yaml", "out=cut", "trainer.total_steps=4")
+    bessemer(tmp_path, "run", "--resume", "cut", "trainer.total_steps=6")
+    for name in ("metrics.jsonl", "completions.jsonl"):
+        want, got = rows(tmp_path / "whole" / name), rows(tmp_path / "cut" / name)
+        if name == "completions.jsonl":  # the shorter run was judged once more, at its own end
+            got = [r for r in got if r["step"] != 4]
+        assert got == want
+    for name in ("model.safetensors", "train.safetensors"):
+        assert (checkpoint(tmp_path / "cut") / name).read_bytes() == (whole / name).read_bytes()
+
+    judged = json.loads(bessemer(tmp_path, "eval", "whole", "--json").stdout)
+    assert judged["score"] == scored["score"]
+    assert "eval" in (tmp_path / "whole/completions.jsonl").read_text()
+    assert bessemer(tmp_path, "show", "whole").stdout
+
+
+def test_python_reward_and_prerequisite(tmp_path):
+    (tmp_path / "sft.yaml").write_text(SFT)
+    (tmp_path / "grpo.yaml").write_text(GRPO)
+    (tmp_path / "score.py").write_text(SCORE)
+    plan = bessemer(tmp_path, "run", "grpo.yaml", "--dry-run").stdout
+    assert "missing: is run first" in plan and not (tmp_path / "runs").exists()
+    bessemer(tmp_path, "run", "grpo.yaml", "out=g")
+    (first,) = (tmp_path / "runs").iterdir()
+    assert first.name.startswith("sft-") and (first / "eval.json").exists()
+    for row in rows(tmp_path / "g/metrics.jsonl"):
+        assert row["mismatch_kl"] == 0
+        assert row["sampling/importance_sampling_ratio/min"] == 1
+        assert row["sampling/importance_sampling_ratio/max"] == 1
+        assert row["reward"] <= 0 and row["faults"] == 0 and "rewards/env/mean" in row
+    said = rows(tmp_path / "g/completions.jsonl")
+    assert {s["kind"] for s in said} == {"train", "eval"}
+    assert all(len(s["tokens"]) == len(s["log_probs"]) == len(s["token_ids"]) for s in said)
+
+
+def test_reward_that_raises_marks_episodes(tmp_path):
+    (tmp_path / "sft.yaml").write_text(SFT)
+    (tmp_path / "grpo.yaml").write_text(GRPO)
+    (tmp_path / "score.py").write_text(
+        "def short(prompts, completions, **c):\n    raise ValueError('no')\n"
+    )
+    bessemer(tmp_path, "run", "grpo.yaml", "out=g")
+    assert all(row["faults"] == 1 for row in rows(tmp_path / "g/metrics.jsonl"))
+    said = [s for s in rows(tmp_path / "g/completions.jsonl") if s["kind"] == "train"]
+    assert all(s["reward"] is None and "no" in s["finish"] for s in said)
+
+
+def test_data_files(tmp_path):
+    recipe = SFT.replace("eval: {every: 3, episodes: 8}", "eval: {episodes: 8}")
+    recipe = "\n".join(line for line in recipe.splitlines() if not line.startswith("env:"))
+    (tmp_path / "sft.yaml").write_text(recipe + "\ndata: {from: texts.jsonl, holdout: 0.3}\n")
+    data = tmp_path / "texts.jsonl"
+    data.write_text(
+        "".join(json.dumps({"prompt": f"{i}:", "completion": "x"}) + "\n" for i in range(40))
+    )
+    bessemer(tmp_path, "run", "sft.yaml", "out=a")
+    scored = json.loads((tmp_path / "a/eval.json").read_text())
+    assert 0 < len(scored["returns"]) <= 8 and scored["eval/loss"] > 0
+
+    data.write_text('{"prompt": "a", "completion": "b"}\n{"question": "a"}\n')
+    wrong = bessemer(tmp_path, "run", "sft.yaml", "out=b", expect=2).stderr
+    assert "texts.jsonl:2: columns found: question; accepted here: " in wrong
+    assert not (tmp_path / "b").exists()
