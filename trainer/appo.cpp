@@ -59,8 +59,9 @@ void Appo::iterate(Metrics& metrics) {
       ++version_;
       publish();
     }
-  } catch (const NotFiniteError&) {
-    restore_good();
+  } catch (const std::exception& error) {
+    if (dynamic_cast<const NotFiniteError*>(&error)) restore_good();
+    steps_ += samples;  // they were taken, and the books say what became of them
     throw;
   }
   const double seconds = seconds_since(start);

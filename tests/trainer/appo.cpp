@@ -347,6 +347,41 @@ TEST_CASE("a failed environment's sample is dropped, a number that is not finite
                        doctest::Contains("[appo] the environment's reward"), NotFiniteError);
   for (float x : weights(broken)) REQUIRE(std::isfinite(x));
   CHECK(broken.books().dropped.at("not_finite") == 128);
+  CHECK(broken.steps() == 3 * 128);
+}
+
+TEST_CASE("a source that ends in the middle of an iteration leaves books that balance") {
+  class Ending final : public FragmentSource {
+   public:
+    explicit Ending(std::unique_ptr<FragmentSource> inner) : inner_(std::move(inner)) {}
+    void publish(const WeightSet& set) override { inner_->publish(set); }
+    std::optional<Fragment> take(double seconds) override {
+      if (taken_++ == 3) throw IoError("the workers are gone");
+      return inner_->take(seconds);
+    }
+    SampleCounts counts() const override { return inner_->counts(); }
+    SourceState state() const override { return inner_->state(); }
+    void restore(const SourceState& state) override { inner_->restore(state); }
+    int64_t memory_bytes() const override { return 0; }
+
+   private:
+    std::unique_ptr<FragmentSource> inner_;
+    int64_t taken_ = 0;
+  };
+  ThreadPool pool(1);
+  RunConfig config = toy_config();
+  config.placement.max_staleness = 4;
+  const EnvFactory clock = test::factory(test::clock_toy(5, true));
+  SourceFactory sources;
+  sources.fragments = [&](const SourceRequest&) {
+    return std::make_unique<Ending>(std::make_unique<Lagging>(config, clock, 2, 1));
+  };
+  Appo appo(config, pool, clock, sources);
+  Metrics metrics;
+  appo.iterate(metrics);
+  CHECK_THROWS_WITH_AS(appo.iterate(metrics), "the workers are gone", IoError);
+  CHECK(appo.steps() == 3 * 64);
+  CHECK(appo.books().trained == 3 * 64);
 }
 
 TEST_CASE("keys that contradict each other are refused") {
