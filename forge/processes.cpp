@@ -13,7 +13,6 @@
 
 #include "core/base/trace.h"
 #include "envs/client/remote_batch.h"
-#include "forge/interrupt.h"
 #include "rollout/worker_source.h"
 
 namespace bessemer {
@@ -177,7 +176,7 @@ class LocalPlacement final : public Placement {
         break;
       } catch (const wire::WireError& error) {
         controller_.check();
-        if (Clock::now() > end || interrupt_requested()) throw;
+        if (Clock::now() > end) throw;
       }
     }
     run.env.address = address;

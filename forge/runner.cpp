@@ -470,6 +470,12 @@ Plan make_plan(const Recipe& recipe, const AlgorithmFactory& factory) {
   if (language) {
     language_plan(recipe, prerequisites, line);
   } else {
+    if (config.placement.server) {
+      line("server", "the environments run in a process of this run");
+    } else if (config.env.address) {
+      line("server", cat(*config.env.address, ", waited for ", config.placement.lease,
+                         " s when it goes away"));
+    }
     line("rollout", cat(plan.batch, " samples = ", config.rollout.steps, " steps x ",
                         config.env.num, " instances"));
     line("updates", cat(config.trainer.epochs, " epochs x ", minibatches, " minibatches of ",

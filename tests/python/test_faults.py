@@ -137,6 +137,11 @@ def test_a_served_run_goes_on_when_its_server_comes_back_in_time(inline, tmp_pat
 def test_the_plan_says_how_exact_a_resume_is():
     plan = start("run", CARTPOLE, "--dry-run").communicate(timeout=60)[0]
     assert "resume        with the same bits, from any checkpoint" in plan
+    server, address = serve()
+    words = [f"env.address={address}", "placement.lease=2"]
+    plan = start("run", CARTPOLE, "--dry-run", *words).communicate(timeout=60)[0]
+    end(server)
+    assert f"server        {address}, waited for 2 s when it goes away" in plan
 
 
 LONG = [*QUIET, *FLAT, "trainer.total_steps=131072", "checkpoint.every=4096"]
