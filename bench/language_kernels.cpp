@@ -110,14 +110,6 @@ void loss(Report& report, const cpu::KernelTable& t) {
       {"linear_cross_entropy, forward and backward", [&] { train(x, false); }, 4 * product});
   s.push_back({"linear_nll in bfloat16", [&] { train(half, true); }, 3 * product});
   report_products(report, t, s);
-  const int64_t before = memory_stats().current;
-  train(x, true);
-  const double gradients = 4.0 * (tokens + vocabulary) * width;
-  report.figure("linear_nll: bytes beyond inputs and gradients",
-                (static_cast<double>(memory_stats().peak - before) - gradients) / 1e6, "MB",
-                "one matrix of logits",
-                (static_cast<double>(memory_stats().peak - before) - gradients) /
-                    (4.0 * tokens * vocabulary));
 }
 
 void products(Report& report, const cpu::KernelTable& t) {
