@@ -259,3 +259,34 @@ def test_a_full_disk_ends_the_run_and_its_workers(tmp_path, nothing_left):
         assert checkpoint(out).exists()
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_an_asynchronous_run_keeps_its_books_whatever_is_killed(tmp_path, nothing_left):
+    out = tmp_path / "run"
+    draw = random.Random(41)
+    words = [*QUIET, *FLAT, "trainer.algo=appo", "trainer.total_steps=131072", f"out={out}"]
+    placement = "{mode: processes, workers: 2, server: true, restarts: 1000, max_staleness: 4}"
+    words += [f"placement={placement}", "checkpoint.every=2048"]
+    process = start("run", CARTPOLE, *words)
+    nothing_left.append(process)
+    for victim in ["worker-0", "env serve", "controller", "worker-1", "controller", "env serve"]:
+        comes_true(lambda: (out / "checkpoints" / "latest").exists(), process)
+        before = steps(out)
+        comes_true(lambda before=before: steps(out) > before, process)
+        time.sleep(draw.uniform(0, 0.02))
+        if victim == "controller":
+            process.kill()
+            process.communicate()
+            process = start("run", "--resume", out)
+            nothing_left.append(process)
+        else:
+            os.kill(child(process, victim), signal.SIGKILL)
+    finish(process)
+    measured = rows(out)
+    for row in measured:
+        dropped = sum(v for k, v in row.items() if k.startswith("rollout/dropped/"))
+        assert row["rollout/produced"] == row["rollout/trained"] + dropped + row["rollout/queued"]
+    assert [row["step"] for row in measured] == sorted({row["step"] for row in measured})
+    last = measured[-1]
+    stale = last.get("rollout/dropped/stale", 0)
+    assert last["step"] == last["rollout/trained"] + stale >= 131072

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import pty
 import re
 import signal
 import socket
@@ -151,3 +152,31 @@ def test_workers_are_on_the_console_and_in_the_metrics(tmp_path):
     row = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
     assert row["workers/running"] == 2 and row["workers/worker-1/restarts"] == 0
     assert row["workers/worker-0/fps"] > 0 and row["workers/worker-0/version"] > 0
+
+
+@WIRE
+def test_a_terminal_shows_a_line_a_worker(tmp_path):
+    try:
+        screen, terminal = pty.openpty()
+    except OSError as error:
+        pytest.skip(f"no terminals here: {error}")
+    words = [f"out={tmp_path / 'run'}", "trainer.total_steps=8192", "eval.episodes=3"]
+    process = subprocess.Popen(
+        [PROGRAM, "run", CARTPOLE, *words, "placement={mode: processes, workers: 2}"],
+        stderr=terminal,
+        env=os.environ | {"TERM": "xterm"},
+    )
+    os.close(terminal)
+    shown = b""
+    try:
+        while piece := os.read(screen, 65536):
+            shown += piece
+    except OSError:  # the other end is closed
+        pass
+    os.close(screen)
+    assert process.wait(60) == 0
+    text = shown.decode()
+    line = r"  worker-1  [\d.]+( [kM])?/s  version [\d,]+  queue \d+  restarts 0\r\n"
+    assert re.search(line, text), text
+    # drawn over itself: six lines up, and every line cleared
+    assert "\x1b[6A" in text or text.count("worker-1") == 1
