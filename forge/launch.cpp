@@ -43,7 +43,7 @@ void film_run(Algorithm& algorithm, const RunConfig& config, const std::string& 
 
 }  // namespace
 
-Runner default_runner(bool announce, std::vector<std::string> program) {
+Runner default_runner(bool announce, [[maybe_unused]] std::vector<std::string> program) {
   Runner runner;
   runner.factory = make_algorithm;
   runner.video = film_run;

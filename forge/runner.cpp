@@ -76,10 +76,17 @@ std::unique_ptr<Algorithm> make_algorithm_of(const Recipe& recipe, const Algorit
   }
 }
 
+/// Other processes need a build that can start them.
+void check_placement(const Runner& runner, const Recipe& recipe) {
+  BESSEMER_CHECK(runner.placement || !needs_processes(recipe), RecipeError,
+                 recipe.where("placement"),
+                 "placement: this build starts no other processes: it was made without libzmq, "
+                 "cppzmq and msgpack");
+}
+
 std::unique_ptr<Placement> place(const Runner& runner, Recipe& recipe, const RunFolder& folder) {
   if (!needs_processes(recipe)) return std::make_unique<Placement>();
-  BESSEMER_CHECK(runner.placement, RecipeError, recipe.where("placement"),
-                 "placement: this program starts no other processes");
+  check_placement(runner, recipe);
   return runner.placement(recipe, folder);
 }
 
@@ -369,6 +376,7 @@ struct Beginning {
       session = std::make_unique<Session>(runner, provide(runner, recipe), folder);
       if (!checkpoint.empty()) session->load(checkpoint);
     };
+    check_placement(runner, recipe);
     const bool late = needs_processes(recipe);
     if (late) {
       make_plan(recipe, runner.factory);

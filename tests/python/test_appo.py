@@ -9,6 +9,7 @@ import subprocess
 import time
 
 import pytest
+from processes import needs_program
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("BESSEMER_BUILD", ROOT / "build"))
@@ -24,7 +25,7 @@ placement: {mode: processes, workers: 2, max_staleness: 4}
 metrics: {console: false, tensorboard: false}
 """
 
-pytestmark = pytest.mark.skipif(not PROGRAM.exists(), reason="the program is not built")
+pytestmark = needs_program
 
 
 @pytest.fixture
