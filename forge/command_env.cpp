@@ -165,6 +165,10 @@ int command_env(const Arguments& arguments) {
 #ifdef BESSEMER_HAS_WIRE
   if (!words.empty() && words[0] == "serve")
     return serve_command(arguments, std::span(words).subspan(1));
+  if (words.size() == 1 && words[0] == "keys") return keys_command(arguments);
+  if (words.size() >= 3 && words[0] == "control") {
+    return control_command(arguments, std::span(words).subspan(1));
+  }
   if (remote && words[0] == "info") return remote_info_command(arguments, words[1]);
   if (remote && words[0] == "conform") return conform_command(arguments, words[1]);
 #else
@@ -183,8 +187,8 @@ int command_env(const Arguments& arguments) {
     }
     return kExitOk;
   }
-  const std::vector<std::string> verbs{"list", "info", "serve", "conform"};
-  fail<UsageError>(words.empty() ? "list, info, serve or conform?"
+  const std::vector<std::string> verbs{"list", "info", "serve", "conform", "keys", "control"};
+  fail<UsageError>(words.empty() ? "list, info, serve, conform, keys or control?"
                                  : cat("'", words[0], "'", did_you_mean(words[0], verbs)));
 }
 

@@ -45,6 +45,18 @@ std::vector<std::string> split(const std::string& list) {
   return out;
 }
 
+wire::Keys client_keys(const Arguments& arguments) {
+  const std::string* keys = arguments.find("--keys");
+  return keys ? wire::read_client_keys(*keys) : nullptr;
+}
+
+void print_session(const wire::Map& session) {
+  std::printf("%-44s %s x %lld, %llu steps, %.3g s%s\n", session.text("client").c_str(),
+              session.text("env").c_str(), static_cast<long long>(session.integer("num_envs")),
+              static_cast<unsigned long long>(session.count("steps")), session.number("seconds"),
+              session.flag("busy", false) ? ", busy" : "");
+}
+
 }  // namespace
 
 int serve_command(const Arguments& arguments, std::span<const std::string> ids) {
@@ -60,6 +72,10 @@ int serve_command(const Arguments& arguments, std::span<const std::string> ids) 
     }
   }
   options.host = take_host_options(host);
+  if (const std::string* keys = arguments.find("--keys")) {
+    options.wire.socket.keys = wire::read_server_keys(*keys);
+    options.tokens = wire::read_tokens(*keys);
+  }
   const std::string* bind = arguments.find("--bind");
   const std::vector<std::string> addresses = split(bind ? *bind : "tcp://127.0.0.1:*");
   serve_environments(options, addresses, [&](std::span<const std::string> bound) {
@@ -70,7 +86,7 @@ int serve_command(const Arguments& arguments, std::span<const std::string> ids) 
 }
 
 int remote_info_command(const Arguments& arguments, const std::string& address) {
-  const wire::Map info = server_info(address);
+  const wire::Map info = server_info(address, 5, client_keys(arguments));
   if (arguments.has("--json")) {
     std::printf("%s\n", json_value(info).c_str());
     return kExitOk;
@@ -92,6 +108,41 @@ int remote_info_command(const Arguments& arguments, const std::string& address) 
   for (const wire::Value& entry : info.list("envs")) {
     const wire::Map& env = entry.map("envs");
     std::printf("  %-28s %s\n", env.text("id").c_str(), env.text("spec_hash", "").c_str());
+  }
+  return kExitOk;
+}
+
+int keys_command(const Arguments& arguments) {
+  const std::string* folder = arguments.find("--out");
+  const std::string* client = arguments.find("--client");
+  for (const std::string& file :
+       wire::make_keys(folder ? *folder : "keys", client ? *client : "client")) {
+    std::printf("%s\n", file.c_str());
+  }
+  return kExitOk;
+}
+
+int control_command(const Arguments& arguments, std::span<const std::string> words) {
+  wire::Map fields;
+  if (const std::string* token = arguments.find("--token")) {
+    fields.set("token", wire::read_token(*token));
+  }
+  if (words.size() > 2) fields.set("client", words[2]);
+  if (arguments.has("--instances")) {
+    fields.set("instances", arguments.integer("--instances", 1, 1));
+  }
+  const wire::Map reply =
+      server_control(words[0], words[1], std::move(fields), client_keys(arguments));
+  if (arguments.has("--json")) {
+    std::printf("%s\n", json_value(reply).c_str());
+  } else if (words[1] == "sessions") {
+    for (const wire::Value& session : reply.list("sessions")) {
+      print_session(session.map("sessions"));
+    }
+  } else {
+    for (const auto& [key, value] : reply.items) {
+      std::printf("%s %s\n", key.c_str(), json_value(value).c_str());
+    }
   }
   return kExitOk;
 }

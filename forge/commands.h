@@ -27,5 +27,8 @@ bool colour_wanted();
 int serve_command(const Arguments& arguments, std::span<const std::string> ids);
 int remote_info_command(const Arguments& arguments, const std::string& address);
 int conform_command(const Arguments& arguments, const std::string& address);
+int keys_command(const Arguments& arguments);
+/// `words`: address, verb, and what the verb concerns.
+int control_command(const Arguments& arguments, std::span<const std::string> words);
 
 }  // namespace bessemer

@@ -14,8 +14,10 @@ namespace {
 
 /// Keys of the planned schema that nothing here can honour yet.
 constexpr UnavailableKey kUnavailable[] = {
-    {"device", "cuda"}, {"device", "cuda:0"}, {"device", "cuda:1"},
-    {"env.wrappers"},   {"env.keys"},         {"env.token"},
+    {"device", "cuda"},
+    {"device", "cuda:0"},
+    {"device", "cuda:1"},
+    {"env.wrappers"},
 };
 
 std::vector<RecipeWriter::Line> flat(const Recipe& recipe) {

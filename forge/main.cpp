@@ -76,7 +76,8 @@ std::vector<Entry> command_table() {
       {{"doctor", "DIR", "why nothing is learned, in plain words; exit code 1 for a problem", {}},
        command_doctor},
       {{"env",
-        "list | info ID|ADDRESS | serve [ID|FILE.py:CLASS ...] | conform ADDRESS",
+        "list | info ID|ADDRESS | serve [ID|FILE.py:CLASS ...] | conform ADDRESS | keys | "
+        "control ADDRESS VERB",
         "the environments and what they are made of; serve them to other processes",
         {{"--json", {}, "as JSON"},
          {"--bind", "ADDRESS[,ADDRESS]",
@@ -86,9 +87,14 @@ std::vector<Entry> command_table() {
          {"--host-processes", "N", "serve: worker processes a session of a Python environment"},
          {"--host-deadline", "S", "serve: seconds that a step of a Python environment may take"},
          {"--host-memory", "MIB", "serve: memory of a worker process"},
+         {"--keys", "DIR", "serve: the server's keys; info, control: the client's"},
+         {"--token", "FILE", "control: the token that allows it"},
+         {"--out", "DIR", "keys: where they go; default: keys"},
+         {"--client", "NAME", "keys: whose they are; default: client"},
          {"--id", "ID", "conform: the environment to try"}},
         "  serve without ids serves every environment; SIGTERM lets clients finish.\n"
-        "  conform holds a server against docs/protocol.md."},
+        "  conform holds a server against docs/protocol.md. keys makes what a server beyond this\n"
+        "  machine needs. control: sessions, drain, stop, close CLIENT, limits."},
        command_env},
 #ifdef BESSEMER_HAS_WIRE
       {{"worker", "ADDRESS NAME", "works for a run", {}}, command_worker, true},

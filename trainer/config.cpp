@@ -42,6 +42,13 @@ void EnvConfig::fields(FieldVisitor& v) {
       {.doc = "server that runs the environments (`bessemer env serve`), as tcp://127.0.0.1:5555; "
               "null: this process",
        .resume = true});
+  v.field("keys", keys,
+          {.doc = "client's keys for that server, a file or folder of `bessemer env keys`; null: "
+                  "none",
+           .resume = true,
+           .path = true});
+  v.field("token", token,
+          {.doc = "file with the token for that server; null: none", .resume = true, .path = true});
 }
 
 void ModelConfig::fields(FieldVisitor& v) {

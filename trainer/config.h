@@ -25,6 +25,7 @@ struct EnvConfig {
   bool clip_actions = true;                              // detail 27
   bool scale_pixels = true;                              // detail 22
   std::optional<std::string> address;                    // of a server; none: in this process
+  std::optional<std::string> keys, token;                // files: what that server asks for
   void fields(FieldVisitor& v);
 };
 

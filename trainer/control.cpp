@@ -84,6 +84,7 @@ EnvFactory registry_factory(const EnvConfig& env, double patience) {
 #ifdef BESSEMER_HAS_WIRE
     RemoteOptions remote;
     remote.reconnect = remote.silence = patience;
+    read_credentials(env.keys.value_or(""), env.token.value_or(""), remote);
     return connect_batch(*env.address, env.id, options, remote);
 #else
     (void)patience;

@@ -39,6 +39,7 @@ std::string random_name() {
 /// A session whose lease the keeper renews.
 struct Lease {
   std::string address, session;
+  Keys keys;
   double interval = 1;
   uint64_t id = 0;
   Time due;
@@ -78,12 +79,16 @@ class Keeper {
       changed_.wait_until(lock, next);
       std::set<std::string> used;
       for (const auto& [id, lease] : leases_) {
-        used.insert(lease->address);
+        const std::string link =
+            lease->keys ? cat(lease->address, ' ', lease->keys->secret_key) : lease->address;
+        used.insert(link);
         if (lease->due > Clock::now()) continue;
         lease->due = after(Clock::now(), lease->interval);
-        auto found = sockets.find(lease->address);
+        auto found = sockets.find(link);
         if (found == sockets.end()) {
-          found = sockets.emplace(lease->address, Socket(Socket::Role::client)).first;
+          SocketOptions options;
+          options.keys = lease->keys;
+          found = sockets.emplace(link, Socket(Socket::Role::client, options)).first;
           found->second.connect(lease->address);
         }
         Message ping("ping");
@@ -108,6 +113,12 @@ class Keeper {
   std::map<uint64_t, std::shared_ptr<Lease>> leases_;
   uint64_t last_id_ = 0;
 };
+
+void check_refused(Socket& socket, const std::string& address) {
+  if (const std::string reason = socket.refused(); !reason.empty()) {
+    refuse(Code::denied, "[wire] ", address, " refuses the connection: ", reason);
+  }
+}
 
 struct Pending {
   Packed packed;
@@ -313,6 +324,7 @@ struct Client::Impl {
         return reply;
       }
       if (lost) refuse(Code::no_session, "[wire] ", address, " no longer knows this session");
+      if (session.empty()) check_refused(socket, address);
       if (Clock::now() >= end && found->second.working > after(end, -options.deadline)) {
         end = std::min(last, after(found->second.working, options.deadline));
       }
@@ -357,6 +369,7 @@ struct Client::Impl {
     lease = std::make_shared<Lease>();
     lease->address = address;
     lease->session = session;
+    lease->keys = options.socket.keys;
     lease->interval = fields.number("lease") / 3;
     Keeper::get().add(lease);
   }
@@ -438,6 +451,7 @@ Message ask(const std::string& address, Message message, const ClientOptions& op
     const Time next = std::min(end, after(Clock::now(), interval));
     while (Clock::now() < next) {
       wait_check();
+      check_refused(socket, address);
       if (!wait_readable(sockets, {}, std::min(until(next), kWaitSlice))) continue;
       std::optional<Incoming> incoming = socket.receive();
       if (!incoming || incoming->problem || incoming->message.id != 1) continue;

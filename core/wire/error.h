@@ -22,6 +22,7 @@ enum class Code : uint8_t {
   capacity,      // the server's limit on sessions or instances
   no_credit,     // more requests in flight than granted
   draining,      // the server finishes what is open and takes nothing new
+  denied,        // a wrong key or token, or none
   unsupported,   // this environment cannot do it
   deadline,      // no answer in time (raised by the client, never sent)
   internal,      // the service failed; the message has the reason

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/epoll.h>
-#include <sys/random.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -25,19 +24,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 double seconds_between(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
-}
-
-/// 128 bits nobody can guess, as 32 hexadecimal digits: whoever knows a session's key may use it.
-std::string random_key() {
-  unsigned char bytes[16];
-  BESSEMER_CHECK(getrandom(bytes, sizeof bytes, 0) == sizeof bytes, IoError,
-                 "[wire] getrandom: ", strerror(errno));
-  std::string key;
-  for (unsigned char byte : bytes) {
-    key += "0123456789abcdef"[byte >> 4];
-    key += "0123456789abcdef"[byte & 15];
-  }
-  return key;
 }
 
 Message error_message(Code code, std::string_view text) {
@@ -79,7 +65,7 @@ struct Server::Impl {
   Service& service;
   ServerOptions options;
   Socket socket;
-  std::string incarnation = random_key();
+  std::string incarnation = random_hex(16);
   std::unordered_map<std::string, std::unique_ptr<Open>> sessions;
   std::vector<Open*> linked;                    // those with shared memory
   std::map<std::string, std::string> by_hello;  // client and id of the hello -> session
@@ -256,7 +242,7 @@ struct Server::Impl {
       refuse(Code::capacity, "[wire] all ", options.max_sessions, " sessions are taken");
     }
     auto session = std::make_unique<Open>();
-    session->key = random_key();
+    session->key = random_hex(16);  // whoever knows it may use the session
     session->peer = peer;
     session->client = client;
     session->hello = message.id;
@@ -526,8 +512,8 @@ Server::Server(Service& service, const ServerOptions& options)
 Server::~Server() { impl_->service.stop(); }
 
 std::string Server::bind(const std::string& address) {
-  BESSEMER_CHECK(is_local_address(address), ValueError, "[wire] ", address,
-                 " is not a loopback address: beyond it a server would need keys");
+  BESSEMER_CHECK(is_local_address(address) || impl_->options.socket.keys, ValueError, "[wire] ",
+                 address, " is not a loopback address: beyond it a server needs keys (CURVE)");
   return impl_->socket.bind(address);
 }
 
@@ -563,6 +549,10 @@ void Server::welcome(const std::string& session, Message welcome) {
   const auto found = impl_->sessions.find(session);
   if (found == impl_->sessions.end()) return;  // it ended meanwhile
   impl_->welcomed(*found->second, std::move(welcome));
+}
+void Server::end(const std::string& session, std::string_view reason) {
+  const auto found = impl_->sessions.find(session);
+  if (found != impl_->sessions.end()) impl_->close(*found->second, reason);
 }
 void Server::deny(const std::string& session, Code code, const std::string& text) {
   const auto found = impl_->sessions.find(session);

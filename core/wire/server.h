@@ -56,7 +56,8 @@ class Server {
   ~Server();
   Server(const Server&) = delete;
 
-  /// inproc, ipc, or tcp on a loopback address; returns the address with `*` resolved.
+  /// inproc, ipc, or tcp on a loopback address (with keys on any); returns the address with `*`
+  /// resolved.
   std::string bind(const std::string& address);
   /// Handles what there is, waiting up to `seconds` for it.
   void poll(double seconds);
@@ -73,6 +74,8 @@ class Server {
   /// The answer to a hello that `Service::open` left open. On the thread that polls.
   void welcome(const std::string& session, Message welcome);
   void deny(const std::string& session, Code code, const std::string& text);
+  /// Ends a session. On the thread that polls.
+  void end(const std::string& session, std::string_view reason);
   /// The reply to a request that `Service::request` left open. On the thread that polls.
   void reply(const std::string& session, uint64_t id, Message message);
   void reply_error(const std::string& session, uint64_t id, Code code, const std::string& text);

@@ -4,12 +4,15 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cmath>
 #include <cstring>
 #include <thread>
 #include <zmq.hpp>
+
+#include "core/wire/zmq_context.h"
 
 namespace bessemer::wire {
 namespace {
@@ -23,6 +26,13 @@ zmq::context_t& context() {
   }();
   return *shared;
 }
+
+/// What a client's connection fails of while the two ends agree on who they are.
+constexpr int kHandshakeEvents = ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |
+                                 ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL |
+                                 ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
+/// A server that went away in the middle of a handshake does not do so again and again.
+constexpr int kBrokenHandshakes = 3;
 
 /// True when somebody accepts connections at a unix socket's path; ZeroMQ would take it over.
 bool ipc_in_use(std::string_view path) {
@@ -44,6 +54,8 @@ struct OwnedFrames {
 };
 
 }  // namespace
+
+void* zmq_shared_context() { return context().handle(); }
 
 struct Packed::Frames {
   std::vector<zmq::message_t> messages;
@@ -76,14 +88,37 @@ struct Socket::Impl {
   zmq::socket_t socket;
   Role role;
   Limits limits;
+  Keys keys;
+  std::string zap_domain;          // of a server with keys
   std::vector<std::string> paths;  // of bound unix sockets
+  void* monitor = nullptr;         // of a client's handshakes
+  int broken = 0;                  // handshakes that ended without a word
 
-  Impl(Role r, const Limits& l)
+  Impl(Role r, const SocketOptions& options)
       : socket(context(), r == Role::server ? zmq::socket_type::router : zmq::socket_type::dealer),
         role(r),
-        limits(l) {}
+        limits(options.limits),
+        keys(options.keys) {
+    if (!keys) return;
+    BESSEMER_CHECK(curve_available(), IoError,
+                   "[wire] this ZeroMQ has no CURVE: it was built without libsodium");
+    socket.set(zmq::sockopt::curve_publickey, keys->public_key);
+    socket.set(zmq::sockopt::curve_secretkey, keys->secret_key);
+    if (role == Role::server) {
+      zap_domain = zap_join(*keys);
+      socket.set(zmq::sockopt::curve_server, true);
+      socket.set(zmq::sockopt::zap_domain, zap_domain);
+    } else {
+      socket.set(zmq::sockopt::curve_serverkey, keys->server);
+    }
+  }
   ~Impl() {
+    if (monitor) {
+      zmq_socket_monitor(socket.handle(), nullptr, 0);
+      zmq_close(monitor);
+    }
     socket.close();
+    if (!zap_domain.empty()) zap_leave(zap_domain);
     // ZeroMQ removes the files from its own thread; a process that ends may not let it come to
     // that, and one that binds the same path at once must not lose its file to it.
     for (const std::string& path : paths) {
@@ -96,7 +131,7 @@ struct Socket::Impl {
 };
 
 Socket::Socket(Role role, const SocketOptions& options)
-    : impl_(std::make_unique<Impl>(role, options.limits)) {
+    : impl_(std::make_unique<Impl>(role, options)) {
   zmq::socket_t& socket = impl_->socket;
   socket.set(zmq::sockopt::linger, 200);
   socket.set(zmq::sockopt::sndhwm, options.high_water);
@@ -139,11 +174,45 @@ std::string Socket::bind(const std::string& address) {
 }
 
 void Socket::connect(const std::string& address) {
+  if (!impl_->monitor && (impl_->keys || address.starts_with("tcp://"))) watch_handshakes();
   try {
     impl_->socket.connect(address);
   } catch (const zmq::error_t& error) {
     fail<IoError>("[wire] cannot connect to ", address, ": ", error.what());
   }
+}
+
+void Socket::watch_handshakes() {
+  static std::atomic<int> last{0};
+  const std::string where = cat("inproc://bessemer-monitor-", ++last);
+  if (zmq_socket_monitor(impl_->socket.handle(), where.c_str(), kHandshakeEvents) != 0) return;
+  impl_->monitor = zmq_socket(context().handle(), ZMQ_PAIR);
+  const int none = 0;
+  zmq_setsockopt(impl_->monitor, ZMQ_LINGER, &none, sizeof none);
+  zmq_connect(impl_->monitor, where.c_str());
+}
+
+std::string Socket::refused() {
+  if (!impl_->monitor) return {};
+  char frame[512];
+  while (zmq_recv(impl_->monitor, frame, sizeof frame, ZMQ_DONTWAIT) >= 6) {
+    uint16_t event;
+    uint32_t value;
+    memcpy(&event, frame, sizeof event);
+    memcpy(&value, frame + sizeof event, sizeof value);
+    zmq_recv(impl_->monitor, frame, sizeof frame, 0);  // the address
+    if (event == ZMQ_EVENT_HANDSHAKE_FAILED_AUTH) return "it does not know this client's key";
+    if (event == ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL &&
+        value == ZMQ_PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH) {
+      return impl_->keys ? "it uses no keys, this client has some"
+                         : "it asks for keys (CURVE), this client has none";
+    }
+    ++impl_->broken;
+  }
+  if (impl_->keys && impl_->broken >= kBrokenHandshakes) {
+    return "it ends every handshake: its key is another one than this client expects";
+  }
+  return {};
 }
 
 void Socket::disconnect(const std::string& address) {

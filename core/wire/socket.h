@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/wire/curve.h"
 #include "core/wire/message.h"
 
 namespace bessemer::wire {
@@ -41,6 +42,7 @@ struct SocketOptions {
   Limits limits;
   int high_water = 4096;  // messages queued a peer
   double heartbeat = 2;   // seconds between ZMTP pings; a link silent for three is dropped
+  Keys keys;              // none: neither encrypted nor authenticated
 };
 
 class Socket {
@@ -55,6 +57,9 @@ class Socket {
   std::string bind(const std::string& address);
   void connect(const std::string& address);
   void disconnect(const std::string& address);
+  /// Why a client's connections are refused for good ("it does not know this client's key"); "" as
+  /// far as is known they are not.
+  std::string refused();
 
   /// False when the peer's queue is full or the peer is gone; the message is then not sent.
   bool send(const Packed& packed, const std::string& peer = {});
@@ -63,6 +68,7 @@ class Socket {
 
  private:
   friend struct Ready wait_readable(std::span<Socket* const>, std::span<const int>, double);
+  void watch_handshakes();
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

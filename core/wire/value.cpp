@@ -8,10 +8,10 @@
 namespace bessemer::wire {
 namespace {
 
-constexpr std::string_view kCodes[] = {"malformed",    "too_large", "version",   "unknown_type",
-                                       "unknown_name", "mismatch",  "bad_value", "bad_type",
-                                       "no_session",   "capacity",  "no_credit", "draining",
-                                       "unsupported",  "deadline",  "internal"};
+constexpr std::string_view kCodes[] = {"malformed",    "too_large",   "version",   "unknown_type",
+                                       "unknown_name", "mismatch",    "bad_value", "bad_type",
+                                       "no_session",   "capacity",    "no_credit", "draining",
+                                       "denied",       "unsupported", "deadline",  "internal"};
 
 [[noreturn]] void wrong(std::string_view what, std::string_view wanted, const Value& value) {
   refuse(Code::malformed, "[wire] '", what, "' must be ", wanted, ", is ", value.kind());

@@ -69,10 +69,11 @@ class RemoteBatch final : public EnvBatch {
       hello_.fields.set("max_episode_steps", *options.max_episode_steps);
     }
     hello_.fields.set("arithmetic", options.arithmetic == Arithmetic::plain ? "plain" : "lanes");
+    if (!remote_.token.empty()) hello_.fields.set("token", remote_.token);
     BESSEMER_CHECK(envs_ >= 1, ValueError, "[env] num_envs is ", envs_, ", expected at least 1");
     // The ring has to be asked for before the channels are known: `info` tells them.
     if (remote_.shared) {
-      const Map info = server_info(address, remote_.wire.deadline);
+      const Map info = server_info(address, remote_.wire.deadline, remote_.wire.socket.keys);
       for (const wire::Value& value : info.list("envs")) {
         const Map& env = value.map("envs");
         if (env.text("id") != id) continue;
@@ -464,10 +465,32 @@ std::unique_ptr<EnvBatch> connect_batch(const std::string& address, const std::s
   return translated([&] { return std::make_unique<RemoteBatch>(address, id, options, remote); });
 }
 
-Map server_info(const std::string& address, double deadline) {
+namespace {
+
+Map asked(const std::string& address, Message message, double deadline, wire::Keys keys) {
   wire::ClientOptions options;
   options.deadline = deadline;
-  return wire::ask(address, Message("info"), options).fields;
+  options.socket.keys = std::move(keys);
+  return wire::ask(address, std::move(message), options).fields;
+}
+
+}  // namespace
+
+Map server_info(const std::string& address, double deadline, wire::Keys keys) {
+  return asked(address, Message("info"), deadline, std::move(keys));
+}
+
+Map server_control(const std::string& address, const std::string& verb, Map fields, wire::Keys keys,
+                   double deadline) {
+  Message message("control");
+  message.fields = std::move(fields);
+  message.fields.set("verb", verb);
+  return translated([&] { return asked(address, std::move(message), deadline, std::move(keys)); });
+}
+
+void read_credentials(const std::string& keys, const std::string& token, RemoteOptions& remote) {
+  if (!keys.empty()) remote.wire.socket.keys = wire::read_client_keys(keys);
+  if (!token.empty()) remote.token = wire::read_token(token);
 }
 
 }  // namespace bessemer

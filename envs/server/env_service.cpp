@@ -60,7 +60,8 @@ void EnvService::stop() {
 }
 
 const EnvService::Served* EnvService::find(const std::string& name) const {
-  const auto found = std::ranges::find(served_, name, &Served::name);
+  const auto found = std::ranges::find_if(
+      served_, [&](const Served& env) { return env.name == name || env.id == name; });
   return found == served_.end() ? nullptr : &*found;
 }
 
@@ -84,6 +85,9 @@ List EnvService::capabilities(bool python) {
 
 void EnvService::open(wire::Session& session, const Message& hello, Message& welcome) {
   const Map& fields = hello.fields;
+  if (!options_.tokens.may_act(fields.text("token", ""))) {
+    wire::refuse(Code::denied, "[env] a token is asked for here, and this is none that may act");
+  }
   const Served& env = served(fields.text("env"));
   if (const std::string wanted = fields.text("spec_hash", "");
       !wanted.empty() && wanted != env.hash) {
@@ -124,6 +128,7 @@ void EnvService::open(wire::Session& session, const Message& hello, Message& wel
     greet(*hosted, env, welcome);
   }
   instances_ += envs;
+  sessions_[session.key] = hosted;
   session.data = std::move(hosted);
 }
 
@@ -162,6 +167,7 @@ void EnvService::close(wire::Session& session, std::string_view) {
   if (!session.data) return;
   auto hosted = std::static_pointer_cast<Hosted>(session.data);
   session.data.reset();
+  sessions_.erase(session.key);
   instances_ -= hosted->envs;
   hosted->closed = true;
   hosted->cancelled = true;
@@ -264,7 +270,10 @@ void EnvService::next(const std::string& key, const std::shared_ptr<Hosted>& hos
   }
 }
 
+// Without a session
+
 Message EnvService::info(const Message& ask) {
+  if (ask.type == "control") return control(ask);
   if (ask.type != "info") {
     wire::refuse(Code::unknown_type, "[env] '", ask.type, "' needs a session");
   }
@@ -290,6 +299,71 @@ Message EnvService::info(const Message& ask) {
     reply.fields.set("wire", server_->stats());
   }
   return reply;
+}
+
+Message EnvService::control(const Message& ask) {
+  const Map& fields = ask.fields;
+  if (!options_.tokens.may_control(fields.text("token", ""))) {
+    wire::refuse(Code::denied, "[env] control asks for a token, and this is none that may");
+  }
+  if (!server_) wire::refuse(Code::unsupported, "[env] this service has no server");
+  const std::string& verb = fields.text("verb");
+  Message reply;
+  if (verb == "sessions") {
+    reply.fields.set("sessions", sessions());
+  } else if (verb == "limits") {
+    set_limits(fields);
+    reply.fields = {{"instances", options_.instances},
+                    {"instances_per_session", options_.instances_per_session},
+                    {"seconds_per_session", options_.seconds_per_session}};
+  } else if (verb == "drain") {
+    const double seconds = fields.number("seconds", options_.drain);
+    if (!(seconds >= 0)) wire::refuse(Code::bad_value, "[env] seconds is ", seconds);
+    server_->drain(seconds);
+  } else if (verb == "stop") {
+    server_->stop();
+  } else if (verb == "close") {
+    const std::string& client = fields.text("client");
+    const auto found = std::ranges::find_if(
+        sessions_, [&](const auto& item) { return item.second->client == client; });
+    if (found == sessions_.end()) {
+      wire::refuse(Code::unknown_name, "[env] no session of a client '", client, "'");
+    }
+    const std::string key = found->first;
+    server_->end(key, "control");
+  } else {
+    const std::vector<std::string> verbs{"sessions", "limits", "drain", "stop", "close"};
+    wire::refuse(Code::unknown_name, "[env] no verb '", verb, "'", did_you_mean(verb, verbs));
+  }
+  return reply;
+}
+
+/// Keys are left out: who knows one may use the session.
+List EnvService::sessions() const {
+  List list;
+  for (const auto& [key, hosted] : sessions_) {
+    list.emplace_back(Map{{"client", hosted->client},
+                          {"env", hosted->id},
+                          {"num_envs", hosted->envs},
+                          {"steps", hosted->steps},
+                          {"seconds", hosted->spent},
+                          {"waiting", static_cast<uint64_t>(hosted->waiting.size())},
+                          {"busy", hosted->running}});
+  }
+  return list;
+}
+
+void EnvService::set_limits(const Map& fields) {
+  const int64_t instances = fields.integer("instances", options_.instances);
+  const int64_t each = fields.integer("instances_per_session", options_.instances_per_session);
+  const double seconds = fields.number("seconds_per_session", options_.seconds_per_session);
+  if (instances < 1 || each < 1 || !(seconds >= 0)) {
+    wire::refuse(Code::bad_value, "[env] limits of ", instances, " and ", each, " instances and ",
+                 seconds, " s");
+  }
+  options_.instances = instances;
+  options_.instances_per_session = each;
+  options_.seconds_per_session = seconds;
 }
 
 namespace {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <set>
 #include <span>
@@ -25,6 +26,7 @@ struct ServeOptions {
   int threads = 1;                 // that step a batch
   double drain = 10;               // seconds that sessions have left after SIGTERM
   HostOptions host;                // of Python environments
+  wire::Tokens tokens;             // that clients show; empty: none is asked for
   wire::ServerOptions wire;
 };
 
@@ -40,6 +42,7 @@ class EnvService final : public wire::Service {
   void open(wire::Session& session, const wire::Message& hello, wire::Message& welcome) override;
   std::optional<wire::Message> request(wire::Session& session, wire::Message& message) override;
   void close(wire::Session& session, std::string_view reason) override;
+  /// `info`, and `control` with its verbs.
   wire::Message info(const wire::Message& ask) override;
   void stop() override;
 
@@ -64,6 +67,9 @@ class EnvService final : public wire::Service {
   void open_elsewhere(const std::string& key, const std::shared_ptr<Hosted>& hosted,
                       const Served& env, const BatchOptions& batch);
   void begin_job(const std::shared_ptr<Hosted>& hosted, Job job);
+  wire::Message control(const wire::Message& ask);
+  wire::List sessions() const;
+  void set_limits(const wire::Map& fields);
   void check_time(const Hosted& hosted) const;
   void account(Hosted& hosted, const wire::Message& request, const wire::Message& reply);
   void answer_elsewhere(const std::string& key, const std::shared_ptr<Hosted>& hosted,
@@ -74,6 +80,7 @@ class EnvService final : public wire::Service {
   std::vector<Served> served_;
   std::unique_ptr<ThreadPool> pool_;
   wire::Server* server_ = nullptr;
+  std::map<std::string, std::shared_ptr<Hosted>> sessions_;  // by key
   std::set<std::shared_ptr<Hosted>> running_;
   int64_t instances_ = 0;
   uint64_t steps_ = 0;   // environment steps since the start

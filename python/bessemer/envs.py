@@ -1,6 +1,7 @@
 """Environments: `make` one, `make_vec` a batch, both shaped as Gymnasium's."""
 
 import copy as _copy
+import os as _os
 
 import numpy as np
 
@@ -148,6 +149,8 @@ class VectorEnv(_native.VectorEnvCore, _VectorBase):
         check_actions=True,
         arithmetic="lanes",
         address=None,
+        keys=None,
+        token=None,
         **options,
     ):
         mode = _autoreset_mode(autoreset_mode)
@@ -163,6 +166,8 @@ class VectorEnv(_native.VectorEnvCore, _VectorBase):
             check_actions,
             arithmetic,
             address,
+            None if keys is None else _os.fspath(keys),
+            None if token is None else _os.fspath(token),
         )
         info = self._spec
         rows = num_envs * info["rows"]
@@ -211,8 +216,10 @@ def make_vec(id, num_envs=1, **arguments):
 def connect(address, id, num_envs=1, **arguments):
     """A batch of a server's environments (docs/protocol.md); arguments as VectorEnv takes them.
 
-    A server on this host is used through shared memory. One that goes away is waited for, and the
-    environments are brought back to where they were. OSError when nobody answers.
+    `keys` and `token` are the files that a server beyond this machine asks for (`bessemer env
+    keys`). A server on this host is used through shared memory. One that goes away is waited
+    for, and the environments are brought back to where they were. OSError when nobody answers,
+    or when a key or token is refused.
     """
     return VectorEnv(id, num_envs, address=address, **arguments)
 

@@ -1,6 +1,7 @@
 """Types of envs.py, whose classes have other bases where Gymnasium is missing."""
 
 from collections.abc import Sequence
+from os import PathLike
 from typing import Any, Literal
 
 import gymnasium
@@ -43,6 +44,9 @@ class VectorEnv(VectorEnvCore, _GymnasiumVectorEnv[Any, Any, NDArray[Any]]):
         episode_statistics: bool = True,
         check_actions: bool = True,
         arithmetic: Literal["lanes", "plain"] = "lanes",
+        address: str | None = None,
+        keys: str | PathLike[str] | None = None,
+        token: str | PathLike[str] | None = None,
         **options: bool | float | str,
     ) -> None: ...
     def reset(
@@ -70,6 +74,21 @@ def make_vec(
     max_episode_steps: int | None = None,
     episode_statistics: bool = True,
     check_actions: bool = True,
+    arithmetic: Literal["lanes", "plain"] = "lanes",
+    **options: bool | float | str,
+) -> VectorEnv: ...
+def connect(
+    address: str,
+    id: str,
+    num_envs: int = 1,
+    *,
+    keys: str | PathLike[str] | None = None,
+    token: str | PathLike[str] | None = None,
+    autoreset_mode: Mode = ...,
+    copy: bool = True,
+    render_mode: RenderMode | None = None,
+    max_episode_steps: int | None = None,
+    episode_statistics: bool = True,
     arithmetic: Literal["lanes", "plain"] = "lanes",
     **options: bool | float | str,
 ) -> VectorEnv: ...

@@ -297,15 +297,18 @@ PyObject* get_spec(PyObject* self, void*) {
 
 /// Environments of a server. Without the lock: the server may be a thread of this interpreter.
 std::unique_ptr<EnvBatch> connected(const std::string& address, const std::string& id,
-                                    const BatchOptions& options) {
+                                    const BatchOptions& options, const std::string& keys,
+                                    const std::string& token) {
 #ifdef BESSEMER_HAS_WIRE
+  RemoteOptions remote;
+  read_credentials(keys, token, remote);
   struct Released {
     PyThreadState* state = PyEval_SaveThread();
     ~Released() { PyEval_RestoreThread(state); }
   } const released;
-  return connect_batch(address, id, options);
+  return connect_batch(address, id, options, remote);
 #else
-  (void)options;
+  (void)options, (void)keys, (void)token;
   fail<ValueError>("[env] cannot connect to ", address, " for ", id,
                    ": this build has no ZeroMQ (feature 'wire')");
 #endif
@@ -324,13 +327,15 @@ int vector_init(PyObject* self, PyObject* args, PyObject* keywords) {
                                   "check_actions",
                                   "arithmetic",
                                   "address",
+                                  "keys",
+                                  "token",
                                   nullptr};
     PyObject *id, *num_envs, *autoreset, *options = Py_None, *limit = Py_None, *build = nullptr,
-                                         *address = Py_None;
+                                         *address = Py_None, *keys = Py_None, *token = Py_None;
     int threads = 1, copy = 1, statistics = 1, check = 1;
     check_python(PyArg_ParseTupleAndKeywords(
-        args, keywords, "OOiO|pOOppOO", const_cast<char**>(names), &id, &num_envs, &threads,
-        &autoreset, &copy, &options, &limit, &statistics, &check, &build, &address));
+        args, keywords, "OOiO|pOOppOOOO", const_cast<char**>(names), &id, &num_envs, &threads,
+        &autoreset, &copy, &options, &limit, &statistics, &check, &build, &address, &keys, &token));
     BESSEMER_CHECK(threads >= 0, ValueError, "threads is ", threads,
                    ", expected 0 (all cores) or more");
     BatchOptions settings;
@@ -361,7 +366,11 @@ int vector_init(PyObject* self, PyObject* args, PyObject* keywords) {
     settings.pool = pool.get();
     const bool remote = address != Py_None;
     const std::string name = text_of(id, "environment id");
-    auto batch = remote ? connected(text_of(address, "address"), name, settings)
+    const auto file = [](PyObject* path, const char* what) {
+      return path == Py_None ? std::string() : text_of(path, what);
+    };
+    auto batch = remote ? connected(text_of(address, "address"), name, settings, file(keys, "keys"),
+                                    file(token, "token"))
                         : make_batch(name, settings);
     auto core = std::make_unique<VectorCore>(pool, std::move(batch), copy, statistics);
     core->remote = remote || in_processes(name);

@@ -156,8 +156,8 @@ TEST_CASE("recipe: workers share the instances") {
 }
 
 TEST_CASE("recipe: keys of later versions are refused as such") {
-  CHECK(override_error("env.keys=server.key") ==
-        "override 'env.keys=server.key': 'env.keys' is not available in this version");
+  CHECK(override_error("env.wrappers=x") ==
+        "override 'env.wrappers=x': 'env.wrappers' is not available in this version");
   CHECK(override_error("device=cuda") ==
         "override 'device=cuda': 'device: cuda' is not available in this version");
 }
