@@ -1,6 +1,7 @@
 // Environments and samples between processes, beside the same sockets carrying the same frames with
 // nothing done to them, and beside spinning and copying memory. The other end is this program
-// again, in a process of its own.
+// again, in a process of its own. A word (batches, trips, text, sessions, samples, faults) runs that
+// part alone.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -522,10 +523,10 @@ int main(int argc, char** argv) {
     serve_raw(argv[2], sizes);
   }
   Report report(argc, argv);
-  batches(report);
-  round_trips(report);
-  text(report);
-  sessions(report);
-  samples(report);
-  faults(report);
+  const std::pair<std::string_view, void (*)(Report&)> parts[] = {
+      {"batches", batches},   {"trips", round_trips}, {"text", text},
+      {"sessions", sessions}, {"samples", samples},   {"faults", faults}};
+  for (const auto& [name, part] : parts) {
+    if (mode.empty() || mode.starts_with('-') || mode == name) part(report);
+  }
 }
