@@ -1,7 +1,7 @@
 // Environments and samples between processes, beside the same sockets carrying the same frames with
 // nothing done to them, and beside spinning and copying memory. The other end is this program
-// again, in a process of its own. A word (batches, trips, text, sessions, samples, faults) runs that
-// part alone.
+// again, in a process of its own. A word (batches, trips, text, sessions, samples, faults) runs
+// that part alone.
 #include <sys/mman.h>
 #include <unistd.h>
 

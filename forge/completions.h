@@ -24,7 +24,7 @@ struct ShownCompletion {
   int64_t step = 0, group = 0;
   std::string kind;  // "train": sampled to learn from; "eval": greedy, held-out
   std::string prompt, completion;
-  std::string oracle;  // what would have been right; "" if unknown
+  std::string oracle;              // what would have been right; "" if unknown
   std::vector<ShownToken> tokens;  // empty: only the text was kept
   std::optional<double> reward, advantage;
   std::vector<std::pair<std::string, double>> rewards;  // components by name

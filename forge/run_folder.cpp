@@ -19,8 +19,8 @@ namespace fs = std::filesystem;
 
 bool written_by_a_run(const std::string& name) {
   for (std::string_view known :
-       {"recipe.yaml", "parent.yaml", "metrics.jsonl", "completions.jsonl", "checkpoints", "eval.json", "aggregate.json",
-        "video.mp4", "logs", "trace", "trace.json"}) {
+       {"recipe.yaml", "parent.yaml", "metrics.jsonl", "completions.jsonl", "checkpoints",
+        "eval.json", "aggregate.json", "video.mp4", "logs", "trace", "trace.json"}) {
     if (name == known) return true;
   }
   return name.starts_with("events.out.tfevents.") || name.starts_with("seed-");

@@ -157,7 +157,8 @@ TEST_CASE("dataset: what another run said becomes answers and pairs") {
                advantage, "}\n");
   };
   std::ofstream(file) << line(0, 1, 0.7, 'a') << line(0, 0, -0.7, 'b') << line(1, 0, 0, 'c')
-                      << line(1, 0, 0, 'd') << R"({"kind": "eval", "step": 1})" << "\n";
+                      << line(1, 0, 0, 'd') << R"({"kind": "eval", "step": 1})"
+                      << "\n";
   const Dataset answers = load_completions(file, bytes(), {});
   REQUIRE(answers.train.size() == 1);
   CHECK(trained(answers.train[0].continuations[0]) == "a<|im_end|>");

@@ -87,7 +87,8 @@ class Reader {
       text.prompt = prompt.plain ? tokenizer_.encode(prompt.text(), false)
                                  : conversation_prompt(tokenizer_, prompt.turns);
     } else {
-      fail<ColumnsError>(where, "columns found: ", columns_of(line), "; accepted here: ", accepted());
+      fail<ColumnsError>(where, "columns found: ", columns_of(line),
+                         "; accepted here: ", accepted());
     }
     const std::string kind = cat(shape, plain_ ? "" : " (conversational)");
     if (shape_.empty()) shape_ = kind;
