@@ -171,9 +171,9 @@ class Gate {
         zmq_getsockopt(socket_, ZMQ_RCVMORE, &more, &width);
       }
       const std::optional<std::string> name = check(frames);
-      const std::string id = frames.size() > 1 ? frames[1] : "";
+      const std::string id = frames.size() > 1 ? frames[1] : "", user = name.value_or("");
       const std::string_view reply[] = {
-          "1.0", id, name ? "200" : "400", name ? "OK" : "unknown key", name ? *name : "", ""};
+          "1.0", id, name ? "200" : "400", name ? "OK" : "unknown key", user, ""};
       for (size_t i = 0; i < std::size(reply); ++i) {
         zmq_send(socket_, reply[i].data(), reply[i].size(),
                  i + 1 < std::size(reply) ? ZMQ_SNDMORE : 0);
