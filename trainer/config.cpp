@@ -362,6 +362,10 @@ void RunConfig::start_from(std::string_view kind, std::string_view algo) {
 }
 
 void RunConfig::check() const {
+  BESSEMER_CHECK(env.address || !env.keys, ValueError,
+                 "env.keys opens a server, but there is no env.address");
+  BESSEMER_CHECK(env.address || !env.token, ValueError,
+                 "env.token opens a server, but there is no env.address");
   if (uses() & kUsesLanguage) return check_language();
   BESSEMER_CHECK(model.kind != "decoder", ValueError, "model.kind decoder: trainer.algo ",
                  trainer.algo, " does not train language models");
@@ -387,8 +391,6 @@ void RunConfig::check() const {
 
 void RunConfig::check_language() const {
   const uint32_t use = uses();
-  BESSEMER_CHECK(placement.mode == "inline", ValueError,
-                 "placement.mode is processes, but language models sample in this process");
   BESSEMER_CHECK(model.kind == "decoder", ValueError, "trainer.algo ", trainer.algo,
                  " trains language models: model.kind must be decoder, not ", model.kind);
   BESSEMER_CHECK(!init.from || !init.recipe, ValueError,
