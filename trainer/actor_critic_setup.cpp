@@ -80,6 +80,8 @@ EvalResult ActorCritic::evaluate(int64_t episodes, int64_t seed, bool determinis
   options.deterministic = deterministic;
   options.clip_actions = config_.env.clip_actions;
   options.sde_sample_freq = config_.model.sde_sample_freq;
+  // A server lends few instances; training has as many, so these are there.
+  if (config_.env.address) options.at_once = config_.env.num;
   options.pool = &pool_;
   return evaluate_policy(make_envs_, *policy_, *normalizer_, options);
 }

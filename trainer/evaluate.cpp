@@ -10,16 +10,14 @@ namespace bessemer {
 
 EvalResult evaluate_policy(const EnvFactory& make_envs, const Policy& policy,
                            const Normalizer& normalizer, const EvaluateOptions& options) {
-  // Episodes are played in waves, which bounds the number of environments held at once.
-  constexpr int64_t kWave = 128;
   EvalResult result;
   result.returns.resize(static_cast<size_t>(options.episodes));
   result.lengths.resize(static_cast<size_t>(options.episodes));
   const size_t obs_bytes = normalizer.observation_bytes();
   const Rng rng{static_cast<uint64_t>(options.seed), Stream::evaluation};
   PolicyRunner runner(policy, normalizer, options.episodes, rng);
-  for (int64_t first = 0; first < options.episodes; first += kWave) {
-    const int64_t wave = std::min(kWave, options.episodes - first);
+  for (int64_t first = 0; first < options.episodes; first += options.at_once) {
+    const int64_t wave = std::min(options.at_once, options.episodes - first);
     BatchOptions batch;
     batch.num_envs = wave;
     batch.autoreset = Autoreset::disabled;

@@ -20,6 +20,7 @@ struct EvaluateOptions {
   bool deterministic = true;
   bool clip_actions = true;
   int64_t sde_sample_freq = -1;
+  int64_t at_once = 128;  // environments held at a time; changes nothing but the time it takes
   ThreadPool* pool = nullptr;
 };
 

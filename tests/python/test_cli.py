@@ -389,7 +389,8 @@ def test_tensorboard_reads_the_events(trained):
 
 
 def test_serve_ask_conform_and_train(tmp_path):
-    server = start("env", "serve", "CartPole-v1", "Echo-v0", "--bind", "tcp://127.0.0.1:*")
+    few = ["--instances", "24"]  # fewer than an evaluation has episodes
+    server = start("env", "serve", "CartPole-v1", "Echo-v0", "--bind", "tcp://127.0.0.1:*", *few)
     try:
         line = server.stdout.readline()
         if not line and "no wire" in server.stderr.read():
@@ -401,10 +402,12 @@ def test_serve_ask_conform_and_train(tmp_path):
         checks = bessemer("env", "conform", address, "--id", "CartPole-v1").stdout
         assert checks.rstrip().endswith(" passed, 0 failed")
         # Training against the server gives the bits of training in one process.
-        words = [CARTPOLE, *SMALL]
+        words = [CARTPOLE, *SMALL, "eval.episodes=30"]
         bessemer("run", *words, f"out={tmp_path / 'here'}")
         bessemer("run", *words, f"out={tmp_path / 'there'}", f"env.address={address}")
         assert rows(tmp_path / "here") == rows(tmp_path / "there")
+        judged = [(tmp_path / side / "eval.json").read_text() for side in ("here", "there")]
+        assert judged[0] == judged[1]
         server.send_signal(signal.SIGTERM)
         assert server.wait(20) == 0
     finally:
