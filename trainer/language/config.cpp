@@ -135,6 +135,10 @@ void PostTraining::fields(FieldVisitor& v) {
   v.used_by(kUsesReward);
   v.field("center", center,
           {.doc = "weight of (chosen + rejected)^2, which centres rewards at 0", .min = 0});
+  v.used_by(kUsesPairs);
+  v.field("sft_coef", sft_coef,
+          {.doc = "weight of the negative log-likelihood of chosen answers beside the pairs' loss",
+           .min = 0});
   v.used_by(kUsesGrpo);
   v.field("advantage", advantage,
           {.doc = "group: (r - mean) / std, none: r - mean (Dr. GRPO), batch: std of the batch, "

@@ -38,6 +38,27 @@ struct Active {
 
 }  // namespace
 
+namespace {
+
+/// Trained tokens of the chosen answers.
+double chosen_tokens(std::span<const Text> pairs) {
+  double count = 0;
+  for (const Text& pair : pairs)
+    for (const uint8_t trained : pair.continuations[0].trained) count += trained;
+  return std::max(count, 1.0);
+}
+
+/// What each token of a pass weighs in the likelihood of the chosen answers: 0 in rejected ones.
+std::vector<float> chosen_weights(const Pack& pack, double weight) {
+  std::vector<float> out(pack.rows.size(), 0.0f);
+  for (int64_t s = 0; s < pack.sequences(); s += 2)
+    std::fill(out.begin() + pack.offsets[static_cast<size_t>(s)],
+              out.begin() + pack.offsets[static_cast<size_t>(s) + 1], static_cast<float>(weight));
+  return out;
+}
+
+}  // namespace
+
 PairTrainer::PairTrainer(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs, bool head)
     : LanguageTrainer(config, pool, std::move(make_envs), head) {
   if (config_.act_only) return;
@@ -132,8 +153,7 @@ std::vector<Text> PairTrainer::held_out_pairs(int64_t count, int64_t seed) {
 RewardTrainer::RewardTrainer(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs)
     : PairTrainer(config, pool, std::move(make_envs), true) {}
 
-Tensor RewardTrainer::rewards(const Pack& pack) const {
-  const Tensor hidden = pack_hidden(*model_.decoder, pack);
+Tensor RewardTrainer::rewards(const Tensor& hidden, const Pack& pack) const {
   return (*model_.head)(index_select(hidden, 0, index_tensor(pack.last)));
 }
 
@@ -152,18 +172,32 @@ void split_pairs(const Tensor& both, std::vector<float>& chosen, std::vector<flo
 void RewardTrainer::iterate(Metrics& metrics) {
   const auto start = Clock::now();
   const std::vector<Text> pairs = next_pairs(metrics);
+  const double sft_weight = config_.trainer.language.sft_coef / chosen_tokens(pairs);
   double loss = 0, tokens = 0;
   std::vector<float> chosen, rejected, d_chosen, d_rejected;
   for (const Pack& pack : pack_texts(pairs, packing(true, false))) {
-    const Tensor both = rewards(pack);
+    const Tensor hidden = pack_hidden(*model_.decoder, pack);
+    const Tensor both = rewards(hidden, pack);
     split_pairs(both, chosen, rejected);
     const RewardLoss part = reward_loss(chosen, rejected, {}, config_.trainer.language.center,
                                         static_cast<double>(pairs.size()), d_chosen, d_rejected);
     std::vector<float> gradient(static_cast<size_t>(both.numel()));
     for (size_t i = 0; i < gradient.size(); ++i)
       gradient[i] = i % 2 == 0 ? d_chosen[i / 2] : d_rejected[i / 2];
-    backward(both, Tensor::from(std::span<const float>(gradient), both.sizes()));
+    std::vector<Tensor> roots = {both}, seeds;
+    seeds.push_back(Tensor::from(std::span<const float>(gradient), both.sizes()));
     loss += part.loss;
+    if (sft_weight > 0) {
+      const std::vector<float> weights = chosen_weights(pack, sft_weight);
+      roots.push_back(linear_nll(
+          pack_rows(hidden, pack), model_.decoder->output_weight(), index_tensor(pack.targets),
+          Tensor::from(std::span<const float>(weights), {static_cast<int64_t>(weights.size())})));
+      seeds.push_back(Tensor::scalar(1));
+      loss += roots.back().item();
+      metrics.add("sft_loss", roots.back().item() / config_.trainer.language.sft_coef,
+                  Reduction::sum);
+    }
+    backward(roots, seeds);
     tokens += static_cast<double>(pack.tokens.size());
     const auto weight = static_cast<double>(chosen.size());
     metrics.mean("accuracy", part.accuracy, weight);
@@ -189,7 +223,7 @@ EvalResult RewardTrainer::evaluate(int64_t episodes, int64_t seed, bool) {
   double margin = 0;
   std::vector<float> chosen, rejected;
   for (const Pack& pack : pack_texts(pairs, packing(true, false))) {
-    split_pairs(rewards(pack), chosen, rejected);
+    split_pairs(rewards(pack_hidden(*model_.decoder, pack), pack), chosen, rejected);
     for (size_t i = 0; i < chosen.size(); ++i) {
       out.returns.push_back(chosen[i] > rejected[i] ? 1 : 0);
       margin += static_cast<double>(chosen[i]) - rejected[i];
@@ -213,6 +247,7 @@ void Dpo::iterate(Metrics& metrics) {
   const DpoOptions options = dpo_options(keys);
   const std::vector<Text> pairs = next_pairs(metrics);
   const auto count = static_cast<double>(pairs.size());
+  const double sft_weight = keys.sft_coef / chosen_tokens(pairs);
   double loss = 0, tokens = 0;
   std::vector<float> gradient;
   const std::vector<Pack> packs = pack_texts(pairs, packing(false, false));
@@ -226,6 +261,13 @@ void Dpo::iterate(Metrics& metrics) {
     const Active active(pack);
     const DpoLoss part =
         dpo_loss(active.span, log_prob.values<float>(), reference, options, count, gradient);
+    if (sft_weight > 0) {
+      const std::vector<float> weights = chosen_weights(pack, sft_weight);
+      for (size_t t = 0; t < weights.size(); ++t) {
+        gradient[t] -= weights[t];
+        loss -= static_cast<double>(weights[t]) * log_prob.data<float>()[t];
+      }
+    }
     backward(log_prob, Tensor::from(std::span<const float>(gradient), log_prob.sizes()));
     loss += part.loss;
     tokens += static_cast<double>(pack.tokens.size());

@@ -39,7 +39,8 @@ class RewardTrainer : public PairTrainer {
   EvalResult evaluate(int64_t episodes, int64_t seed, bool deterministic) override;
 
  private:
-  Tensor rewards(const Pack& pack) const;  // [sequences], at each one's last token
+  /// [sequences] at each one's last token, from what pack_hidden() gave.
+  Tensor rewards(const Tensor& hidden, const Pack& pack) const;
 };
 
 class Dpo : public PairTrainer {

@@ -42,7 +42,10 @@ LanguageTrainer::LanguageTrainer(const RunConfig& config, ThreadPool& pool, EnvF
     for (int64_t i = 0; i < kItems; ++i) seeds.push_back(item_seed(i));
     std::vector<std::string> texts;
     for (const std::vector<Turn>& turns : oracle_conversations(task("train"), seeds, &pool_))
-      for (const Turn& turn : turns) texts.push_back(turn.content);
+      for (const Turn& turn : turns) {
+        texts.push_back(cat(role_name(turn.role), '\n'));  // the template's words count, too
+        texts.push_back(turn.content);
+      }
     return texts;
   });
   named_ = model_.named();
