@@ -7,6 +7,7 @@
 
 #include "core/io/safetensors.h"
 #include "trainer/actor_critic.h"
+#include "trainer/state_json.h"
 
 namespace bessemer {
 
@@ -74,39 +75,18 @@ void read_moments(const Stored& file, const std::string& prefix, RunningMoments&
   moments.count = file.at(prefix + "count").item();
 }
 
-Json read_json(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  BESSEMER_CHECK(in.good(), IoError, path.string(), ": cannot be read; is it a checkpoint folder?");
-  std::ostringstream text;
-  text << in.rdbuf();
-  Json json = Json::parse(text.str(), nullptr, false);
-  BESSEMER_CHECK(json.is_object() && json.contains("format"), ValueError, path.string(),
-                 ": not the state of a checkpoint, or a damaged one");
-  return json;
-}
-
-/// The member as T; throws ValueError naming file and member.
-template <class T>
-T member(const Json& json, const fs::path& path, const char* name) {
-  try {
-    return json.at(name).get<T>();
-  } catch (const nlohmann::json::exception&) {
-    fail<ValueError>(path.string(), ": member '", name, "' is missing or of another type");
-  }
-}
-
 /// state.json, checked to be of this program's format, algorithm and environment.
 Json read_state(const fs::path& folder, const RunConfig& config) {
   const fs::path path = folder / kState;
-  Json state = read_json(path);
-  const auto format = member<int64_t>(state, path, "format");
+  Json state = read_state_json(path);
+  const auto format = state_member<int64_t>(state, path, "format");
   BESSEMER_CHECK(format <= kStateFormat, ValueError, path.string(),
                  ": written by a newer Bessemer (format ", format, ", this one reads up to ",
                  kStateFormat, ")");
-  const auto algo = member<std::string>(state, path, "algo");
+  const auto algo = state_member<std::string>(state, path, "algo");
   BESSEMER_CHECK(algo == config.trainer.algo, ValueError, path.string(), ": a checkpoint of ", algo,
                  ", not of ", config.trainer.algo);
-  const auto env = member<std::string>(state, path, "env");
+  const auto env = state_member<std::string>(state, path, "env");
   BESSEMER_CHECK(env == config.env.id, ValueError, path.string(), ": trained in ", env, ", not in ",
                  config.env.id);
   return state;
@@ -180,7 +160,7 @@ void ActorCritic::load(const fs::path& folder) {
   nn::NamedTensors moments;
   adam_->collect("adam.", moments);
   for (auto& [name, tensor] : moments) train.read_into(name, tensor);
-  adam_->set_steps(member<int64_t>(state, path, "updates"));
+  adam_->set_steps(state_member<int64_t>(state, path, "updates"));
   auto returns = read_column<double>(train, "normalizer.returns");
   BESSEMER_CHECK(returns.size() == normalizer_->discounted_returns().size(), ValueError, train.path,
                  ": returns of ", returns.size(), " environments, here are ",
@@ -192,12 +172,13 @@ void ActorCritic::load(const fs::path& folder) {
   const int64_t rows = config_.env.num;
   BESSEMER_CHECK(static_cast<int64_t>(offsets.size()) == rows + 1, ValueError, train.path,
                  ": the state of ", offsets.size() - 1, " environments, the recipe has ", rows);
-  const auto counters = member<Json>(state, path, "counters");
+  const auto counters = state_member<Json>(state, path, "counters");
   SourceState source;
   if (train.file.tensors.contains("sampler.counter"))
     source.counter = read_column<int64_t>(train, "sampler.counter");
   else
-    source.counter.assign(static_cast<size_t>(rows), member<int64_t>(counters, path, "action"));
+    source.counter.assign(static_cast<size_t>(rows),
+                          state_member<int64_t>(counters, path, "action"));
   source.starts = read_column<uint8_t>(train, "sampler.starts");
   source.states = read_column<float>(train, "sampler.states");
   for (int64_t env = 0; env < rows; ++env) {
@@ -208,14 +189,14 @@ void ActorCritic::load(const fs::path& folder) {
                              static_cast<size_t>(offsets[env + 1] - offsets[env]));
   }
   restore_source(source);
-  epochs_done_ = member<int64_t>(counters, path, "shuffle");
+  epochs_done_ = state_member<int64_t>(counters, path, "shuffle");
   try {
     restore_counters(counters.get<std::map<std::string, int64_t>>());
   } catch (const nlohmann::json::exception&) {
     fail<ValueError>(path.string(), ": member 'counters' is damaged");
   }
-  steps_ = member<int64_t>(state, path, "steps");
-  iterations_ = member<int64_t>(state, path, "iterations");
+  steps_ = state_member<int64_t>(state, path, "steps");
+  iterations_ = state_member<int64_t>(state, path, "iterations");
   const auto totals = read_column<double>(train, "episodes.total");
   const auto lengths = read_column<int64_t>(train, "episodes.length");
   BESSEMER_CHECK(totals.size() == lengths.size(), ValueError, train.path,

@@ -9,6 +9,7 @@
 #include "autograd/nn/decoder_io.h"
 #include "core/io/safetensors.h"
 #include "trainer/language/trainer.h"
+#include "trainer/state_json.h"
 
 namespace bessemer {
 
@@ -18,26 +19,6 @@ using Json = nlohmann::ordered_json;
 namespace fs = std::filesystem;
 
 constexpr int64_t kStateFormat = 1;
-
-template <class T>
-T member(const Json& json, const fs::path& path, const char* name) {
-  try {
-    return json.at(name).get<T>();
-  } catch (const nlohmann::json::exception&) {
-    fail<ValueError>(path.string(), ": member '", name, "' is missing or of another type");
-  }
-}
-
-Json read_json(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  BESSEMER_CHECK(in.good(), IoError, path.string(), ": cannot be read; is it a checkpoint folder?");
-  std::ostringstream text;
-  text << in.rdbuf();
-  Json json = Json::parse(text.str(), nullptr, false);
-  BESSEMER_CHECK(json.is_object() && json.contains("format"), ValueError, path.string(),
-                 ": not the state of a checkpoint, or a damaged one");
-  return json;
-}
 
 }  // namespace
 
@@ -99,23 +80,23 @@ void LanguageTrainer::load(const fs::path& folder) {
 
 void LanguageTrainer::load_state(const fs::path& folder) {
   const fs::path path = folder / "state.json";
-  const Json state = read_json(path);
-  const Json stored = member<Json>(state, path, "counters");
-  counters_.items = member<int64_t>(stored, path, "items");
-  counters_.completions = member<int64_t>(stored, path, "completions");
-  counters_.shuffles = member<int64_t>(stored, path, "shuffles");
-  steps_ = member<int64_t>(state, path, "steps");
-  adam_->set_steps(member<int64_t>(state, path, "updates"));
+  const Json state = read_state_json(path);
+  const Json stored = state_member<Json>(state, path, "counters");
+  counters_.items = state_member<int64_t>(stored, path, "items");
+  counters_.completions = state_member<int64_t>(stored, path, "completions");
+  counters_.shuffles = state_member<int64_t>(stored, path, "shuffles");
+  steps_ = state_member<int64_t>(state, path, "steps");
+  adam_->set_steps(state_member<int64_t>(state, path, "updates"));
 }
 
 void LanguageTrainer::load_policy(const fs::path& folder) {
   const fs::path path = folder / "state.json";
-  const Json state = read_json(path);
-  const auto format = member<int64_t>(state, path, "format");
+  const Json state = read_state_json(path);
+  const auto format = state_member<int64_t>(state, path, "format");
   BESSEMER_CHECK(format <= kStateFormat, ValueError, path.string(),
                  ": written by a newer Bessemer (format ", format, ", this one reads up to ",
                  kStateFormat, ")");
-  const auto algo = member<std::string>(state, path, "algo");
+  const auto algo = state_member<std::string>(state, path, "algo");
   BESSEMER_CHECK(algo == config_.trainer.algo, ValueError, path.string(), ": a checkpoint of ",
                  algo, ", not of ", config_.trainer.algo);
   const Tokenizer tokenizer = Tokenizer::load(folder / "tokenizer.json");
