@@ -3,7 +3,6 @@
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "core/io/safetensors.h"
 #include "trainer/actor_critic.h"

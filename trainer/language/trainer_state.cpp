@@ -4,7 +4,6 @@
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "autograd/nn/decoder_io.h"
 #include "core/io/safetensors.h"
