@@ -5,45 +5,11 @@
 #include <cmath>
 
 #include "tests/forge/scratch.h"
-#include "tests/trainer_language/toy.h"
-#include "trainer/language/online.h"
-#include "trainer/language/pairs.h"
-#include "trainer/language/sft.h"
+#include "tests/trainer_language/make.h"
 
 using namespace bessemer;
 
 namespace {
-
-ThreadPool& pool() {
-  static ThreadPool threads(1);
-  return threads;
-}
-
-std::unique_ptr<LanguageTrainer> make(const RunConfig& config, int64_t turns = 1) {
-  const EnvFactory envs = low_bytes(turns);
-  switch (config.uses()) {
-    case kUsesSft:
-      return std::make_unique<Sft>(config, pool(), envs);
-    case kUsesReward:
-      return std::make_unique<RewardTrainer>(config, pool(), envs);
-    case kUsesDpo:
-      return std::make_unique<Dpo>(config, pool(), envs);
-    case kUsesGrpo:
-      return std::make_unique<Grpo>(config, pool(), envs);
-    default:
-      return std::make_unique<PpoLanguage>(config, pool(), envs);
-  }
-}
-
-/// Runs `iterations` and returns the measurements of the last.
-Metrics run(LanguageTrainer& trainer, int64_t iterations) {
-  Metrics metrics;
-  for (int64_t i = 0; i < iterations; ++i) {
-    metrics.clear();
-    trainer.iterate(metrics);
-  }
-  return metrics;
-}
 
 double reward_of(LanguageTrainer& trainer) {
   double sum = 0;
@@ -59,9 +25,9 @@ double reward_of(LanguageTrainer& trainer) {
 
 TEST_CASE("sft learns the oracle's answers") {
   RunConfig config = toy_config("sft");
-  Sft trainer(config, pool(), low_bytes());
-  const double before = run(trainer, 1).get("loss");
-  const Metrics after = run(trainer, 40);
+  Sft trainer(config, toy_pool(), low_bytes());
+  const double before = run_toy(trainer, 1).get("loss");
+  const Metrics after = run_toy(trainer, 40);
   CHECK(before > 5);
   CHECK(after.get("loss") < 1.5);
   CHECK(after.get("mean_token_accuracy") > 0.5);
@@ -74,9 +40,9 @@ TEST_CASE("sft learns the oracle's answers") {
 
 TEST_CASE("grpo learns what is rewarded") {
   RunConfig config = toy_config("grpo");
-  Grpo trainer(config, pool(), low_bytes());
+  Grpo trainer(config, toy_pool(), low_bytes());
   const double before = reward_of(trainer);
-  run(trainer, 25);
+  run_toy(trainer, 25);
   const double after = reward_of(trainer);
   CAPTURE(before);
   CHECK(after > before + 0.25);
@@ -85,9 +51,9 @@ TEST_CASE("grpo learns what is rewarded") {
 TEST_CASE("ppo learns what is rewarded, its critic what to expect") {
   RunConfig config = toy_config("ppo");
   config.trainer.language.kl_coef = 0.001;
-  PpoLanguage trainer(config, pool(), low_bytes());
+  PpoLanguage trainer(config, toy_pool(), low_bytes());
   const double before = reward_of(trainer);
-  run(trainer, 20);
+  run_toy(trainer, 20);
   const double after = reward_of(trainer);
   CAPTURE(before);
   CHECK(after > before + 0.2);
@@ -95,15 +61,15 @@ TEST_CASE("ppo learns what is rewarded, its critic what to expect") {
 
 TEST_CASE("dpo and reward models learn which of two answers is better") {
   RunConfig config = toy_config("dpo");
-  Dpo dpo(config, pool(), low_bytes());
-  const Metrics first = run(dpo, 1);
+  Dpo dpo(config, toy_pool(), low_bytes());
+  const Metrics first = run_toy(dpo, 1);
   CHECK(first.get("loss") == doctest::Approx(std::log(2.0)));  // the policy is the reference
   CHECK(first.get("rewards/margins") == doctest::Approx(0));
-  CHECK(run(dpo, 25).get("rewards/accuracies") > 0.8);
+  CHECK(run_toy(dpo, 25).get("rewards/accuracies") > 0.8);
 
   config = toy_config("reward");
-  RewardTrainer reward(config, pool(), low_bytes());
-  run(reward, 30);
+  RewardTrainer reward(config, toy_pool(), low_bytes());
+  run_toy(reward, 30);
   const EvalResult judged = reward.evaluate(32, 5, true);
   double right = 0;
   for (const double r : judged.returns) right += r;
@@ -118,9 +84,9 @@ TEST_CASE("sampling and training agree in bits: mismatch 0 and first ratio 1, ex
       RunConfig config = toy_config(algo);
       config.rollout.language.temperature = 0.8;
       config.trainer.batch_size = 8;
-      const auto trainer = make(config, turns);
+      const auto trainer = make_toy(config, turns);
       for (int i = 0; i < 3; ++i) {
-        const Metrics metrics = run(*trainer, 1);
+        const Metrics metrics = run_toy(*trainer, 1);
         REQUIRE(metrics.get("mismatch_kl") == 0);
         REQUIRE(metrics.get("sampling/sampling_logp_difference/max") == 0);
         REQUIRE(metrics.get("sampling/importance_sampling_ratio/min") == 1);
@@ -138,17 +104,17 @@ TEST_CASE("a run that goes on has the bits of one that never stopped") {
     RunConfig config = toy_config(algo);
     config.trainer.lr_schedule = "linear";
     config.trainer.total_steps = 20;
-    const auto whole = make(config);
-    run(*whole, 4);
+    const auto whole = make_toy(config);
+    run_toy(*whole, 4);
     {
-      const auto half = make(config);
-      run(*half, 2);
+      const auto half = make_toy(config);
+      run_toy(*half, 2);
       half->evaluate(4, 1, true);  // judging changes nothing
       half->save(scratch.path);
     }
-    const auto rest = make(config);
+    const auto rest = make_toy(config);
     rest->load(scratch.path);
-    run(*rest, 2);
+    run_toy(*rest, 2);
     CHECK(rest->steps() == whole->steps());
     const bool same = weights_of(*rest) == weights_of(*whole);
     CHECK(same);
@@ -158,18 +124,18 @@ TEST_CASE("a run that goes on has the bits of one that never stopped") {
 TEST_CASE("micro-batches change nothing but rounding") {
   RunConfig config = toy_config("grpo");
   config.trainer.language.micro_tokens = 100'000;
-  const auto one = make(config);
+  const auto one = make_toy(config);
   config.trainer.language.micro_tokens = 40;
-  const auto many = make(config);
-  const Metrics a = run(*one, 1), b = run(*many, 1);
+  const auto many = make_toy(config);
+  const Metrics a = run_toy(*one, 1), b = run_toy(*many, 1);
   CHECK(a.get("loss") == doctest::Approx(b.get("loss")).epsilon(1e-5));
   CHECK(a.get("grad_norm") == doctest::Approx(b.get("grad_norm")).epsilon(1e-4));
 }
 
 TEST_CASE("only the model's tokens are trained in conversations of several turns") {
   RunConfig config = toy_config("grpo");
-  const auto trainer = make(config, 3);
-  run(*trainer, 1);
+  const auto trainer = make_toy(config, 3);
+  run_toy(*trainer, 1);
   const std::vector<CompletionRecord> shown = trainer->take_completions();
   REQUIRE(shown.size() == 8);
   for (const CompletionRecord& c : shown) {
@@ -190,25 +156,25 @@ TEST_CASE("only the model's tokens are trained in conversations of several turns
 TEST_CASE("weights of another shape or vocabulary are refused by name") {
   const Scratch scratch;
   RunConfig config = toy_config("sft");
-  Sft(config, pool(), low_bytes()).save(scratch.path);
+  Sft(config, toy_pool(), low_bytes()).save(scratch.path);
   config.init.folder = scratch.path.string();
   config.model.decoder.hidden_size = 64;
-  CHECK_THROWS_WITH_AS(Sft(config, pool(), low_bytes()),
+  CHECK_THROWS_WITH_AS(Sft(config, toy_pool(), low_bytes()),
                        doctest::Contains("model.hidden_size is 64, but"), ValueError);
   config.model.decoder = {};
-  const Sft same(config, pool(), low_bytes());
+  const Sft same(config, toy_pool(), low_bytes());
   CHECK(same.model().decoder->config().hidden_size == 32);
   config.init.folder = scratch / "nowhere";
-  CHECK_THROWS_WITH_AS(Sft(config, pool(), low_bytes()),
+  CHECK_THROWS_WITH_AS(Sft(config, toy_pool(), low_bytes()),
                        doctest::Contains("holds no language model"), ValueError);
 }
 
 TEST_CASE("prompts beyond the context are marked and leave the loss alone") {
   RunConfig config = toy_config("grpo");
   config.model.decoder.max_position_embeddings = 16;  // the chat's frame alone is longer
-  const auto trainer = make(config);
+  const auto trainer = make_toy(config);
   const std::string before = weights_of(*trainer);
-  const Metrics metrics = run(*trainer, 1);
+  const Metrics metrics = run_toy(*trainer, 1);
   CHECK(metrics.get("faults") == 1);
   CHECK(trainer->take_completions()[0].finish == "prompt_too_long");
   const bool same = weights_of(*trainer) == before;
