@@ -137,6 +137,9 @@ class EnvBatch {
   virtual void observe(const StepBuffers& out) const = 0;
 };
 
+/// Makes the environments a run asks for: `num_envs`, autoreset and pool are the caller's.
+using EnvFactory = std::function<std::unique_ptr<EnvBatch>(const BatchOptions&)>;
+
 /// Throws ValueError for an unknown id or option, naming the nearest right one.
 /// An id may also name a Gymnasium class, py:file.py:Class, whose instances then live in processes
 /// of their own (docs/environments.md).

@@ -1,7 +1,6 @@
 // Judging a policy: whole episodes in environments of their own.
 #pragma once
 
-#include <functional>
 #include <memory>
 
 #include "envs/env.h"
@@ -10,9 +9,6 @@
 #include "trainer/algorithm.h"
 
 namespace bessemer {
-
-/// Makes the environments a run asks for: `num_envs`, autoreset and pool are the caller's.
-using EnvFactory = std::function<std::unique_ptr<EnvBatch>(const BatchOptions&)>;
 
 struct EvaluateOptions {
   int64_t episodes = 20;

@@ -17,6 +17,11 @@ std::string_view role_name(Role role);
 /// Throws ValueError with the nearest right name.
 Role role_parse(std::string_view name);
 
+struct Turn {
+  Role role = Role::user;
+  std::string content;
+};
+
 /// Who wrote a token: the template (role headers, turn ends), a message of the environment or a
 /// person, or the model.
 enum class Author : uint8_t { frame, message, model };
@@ -41,6 +46,12 @@ struct TokenLedger {
   int64_t size() const { return static_cast<int64_t>(tokens.size()); }
   void push(int32_t token, Author who, bool train = false, float log_probability = 0,
             uint64_t version = 0);
+};
+
+/// What follows a prompt. trained [tokens]: 1 puts a token in the loss.
+struct Continuation {
+  std::vector<int32_t> tokens;
+  std::vector<uint8_t> trained;
 };
 
 class Chat {

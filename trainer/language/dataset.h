@@ -56,10 +56,6 @@ std::vector<std::string> dataset_strings(const std::filesystem::path& file);
 
 /// One conversation as a text. `turns`: role and content. Assistant turns are trained, their end
 /// marks with them; with `all`, every token is.
-struct Turn {
-  Role role = Role::user;
-  std::string content;
-};
 Text conversation_text(const Tokenizer& tokenizer, std::span<const Turn> turns, bool all = false);
 /// The turns before the answer, with the header of the answer: a prompt.
 std::vector<int32_t> conversation_prompt(const Tokenizer& tokenizer, std::span<const Turn> turns);

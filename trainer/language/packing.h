@@ -8,14 +8,10 @@
 #include <vector>
 
 #include "autograd/nn/decoder.h"
+#include "core/text/chat.h"
 
 namespace bessemer {
 
-/// What follows a prompt. trained [tokens]: 1 puts a token in the loss.
-struct Continuation {
-  std::vector<int32_t> tokens;
-  std::vector<uint8_t> trained;
-};
 /// A prompt (may be empty; none of it is trained) and its continuations.
 struct Text {
   std::vector<int32_t> prompt;

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/text/utf8.h"
+#include "trainer/language/packing.h"
 #ifdef BESSEMER_HAS_WIRE
 #include "envs/server/reward_host.h"
 #endif

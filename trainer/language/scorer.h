@@ -5,7 +5,7 @@
 #include <memory>
 #include <span>
 
-#include "trainer/language/episodes.h"
+#include "rollout/episodes.h"
 #include "trainer/language/model.h"
 
 namespace bessemer {

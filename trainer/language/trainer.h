@@ -7,8 +7,9 @@
 #include <vector>
 
 #include "autograd/nn/optim.h"
+#include "rollout/episodes.h"
 #include "trainer/algorithm.h"
-#include "trainer/language/episodes.h"
+#include "trainer/language/dataset.h"
 #include "trainer/language/model.h"
 
 namespace bessemer {

@@ -8,8 +8,6 @@
 #include "core/text/chat.h"
 #include "envs/env.h"
 #include "rollout/generate.h"
-#include "trainer/evaluate.h"
-#include "trainer/language/dataset.h"
 
 namespace bessemer {
 

@@ -1,4 +1,4 @@
-#include "trainer/language/episodes.h"
+#include "rollout/episodes.h"
 
 #include <cmath>
 #include <limits>
