@@ -135,9 +135,8 @@ class Session {
 
   /// The summary of a run that is complete already; nothing is written.
   RunSummary judge_again() {
-    judge();
     summary_.steps = first_step_;
-    summary_.evaluation = std::move(judged_);
+    summary_.evaluation = evaluation();
     return std::move(summary_);
   }
 
@@ -209,12 +208,16 @@ class Session {
     try {
       algorithm_->iterate(metrics);
     } catch (const NotFiniteError& error) {
-      const fs::path saved = checkpoint();
-      throw NotFiniteError(cat("stopped after ", algorithm_->steps(), " steps: ", error.what(),
-                               "; the last good state is ", saved.string()));
+      stop_not_finite(error);
     } catch (const IoError& error) {
       stop_without_environments(error);
     }
+  }
+
+  [[noreturn]] void stop_not_finite(const NotFiniteError& error) {
+    const fs::path saved = checkpoint();
+    throw NotFiniteError(cat("stopped after ", algorithm_->steps(), " steps: ", error.what(),
+                             "; the last good state is ", saved.string()));
   }
 
   /// The environments, or what collects in them, are gone for good: what they stood on before the
@@ -248,10 +251,18 @@ class Session {
     }
   }
 
-  void judge() {
+  Evaluation evaluation() {
     const trace::Span span("evaluate");
-    judged_ =
-        evaluate(*algorithm_, config_.eval.episodes, config_.eval.seed, config_.eval.deterministic);
+    return evaluate(*algorithm_, config_.eval.episodes, config_.eval.seed,
+                    config_.eval.deterministic);
+  }
+
+  void judge() {
+    try {
+      judged_ = evaluation();
+    } catch (const NotFiniteError& error) {
+      stop_not_finite(error);
+    }
   }
 
   /// The rows of a checkpoint's steps are handed over before it is.

@@ -14,6 +14,7 @@
 #include "rollout/source.h"
 #include "trainer/algorithm.h"
 #include "trainer/evaluate.h"
+#include "trainer/good_state.h"
 #include "trainer/loss.h"
 
 namespace bessemer {
@@ -110,10 +111,6 @@ class ActorCritic : public Algorithm {
   int64_t timed_steps_ = 0;
 
  private:
-  struct Snapshot {
-    std::vector<std::vector<float>> values;
-    int64_t adam_steps = 0, epochs_done = 0;
-  };
   /// A minibatch, column by column.
   struct Minibatch {
     std::vector<uint8_t> mask;
@@ -140,7 +137,8 @@ class ActorCritic : public Algorithm {
   [[noreturn]] void fail_gradient(const std::vector<Tensor>& gradients) const;
 
   std::unique_ptr<EnvBatch> envs_;  // until inline_sampler()
-  Snapshot good_;
+  GoodState good_;
+  int64_t good_epochs_done_ = 0;
   // Kept between minibatches to avoid allocation.
   Minibatch batch_;
   nn::ActionScratch scratch_;

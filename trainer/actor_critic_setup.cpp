@@ -8,16 +8,6 @@
 
 namespace bessemer {
 
-namespace {
-
-bool finite(const float* x, int64_t n) {
-  for (int64_t i = 0; i < n; ++i)
-    if (!std::isfinite(x[i])) return false;
-  return true;
-}
-
-}  // namespace
-
 ActorCritic::ActorCritic(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs,
                          bool elsewhere)
     : config_(config),
@@ -91,32 +81,19 @@ std::unique_ptr<Actor> ActorCritic::actor(bool deterministic, int64_t seed) cons
 }
 
 void ActorCritic::keep_good() {
-  nn::NamedTensors tensors = named_;
-  adam_->collect("", tensors);
-  good_.values.resize(tensors.size());
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    const auto from = tensors[i].second.values<float>();
-    good_.values[i].assign(from.begin(), from.end());
-  }
-  good_.adam_steps = adam_->steps();
-  good_.epochs_done = epochs_done_;
+  good_.keep(named_, *adam_);
+  good_epochs_done_ = epochs_done_;
 }
 
 void ActorCritic::restore_good() {
-  nn::NamedTensors tensors = named_;
-  adam_->collect("", tensors);
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    std::copy(good_.values[i].begin(), good_.values[i].end(), tensors[i].second.data<float>());
-    tensors[i].second.bump();
-  }
-  adam_->set_steps(good_.adam_steps);
-  epochs_done_ = good_.epochs_done;
+  good_.restore(named_, *adam_);
+  epochs_done_ = good_epochs_done_;
 }
 
 void ActorCritic::check_finite(std::span<const float> column, const char* name) const {
-  BESSEMER_CHECK(finite(column.data(), static_cast<int64_t>(column.size())), NotFiniteError, "[",
-                 config_.trainer.algo, "] ", name, " is not finite in the rollout after step ",
-                 steps_, " (the weights are those of the last good iteration)");
+  BESSEMER_CHECK(all_finite(column), NotFiniteError, "[", config_.trainer.algo, "] ", name,
+                 " is not finite in the rollout after step ", steps_,
+                 " (the weights are those of the last good iteration)");
 }
 
 void ActorCritic::check_rollout(const Rollout& data) const {
@@ -127,17 +104,18 @@ void ActorCritic::check_rollout(const Rollout& data) const {
 
 void ActorCritic::fail_loss(const PpoLoss& loss, const nn::ActionInputs& in,
                             const float* value) const {
-  const auto n = static_cast<int64_t>(batch_.log_prob.size());
+  const size_t n = batch_.log_prob.size();
+  const auto outputs = static_cast<size_t>(policy_->distribution().outputs());
   const char* name = nullptr;
-  if (!finite(batch_.advantage.data(), n))
+  if (!all_finite(std::span(batch_.advantage).first(n)))
     name = "advantage";
-  else if (!finite(in.outputs, n * policy_->distribution().outputs()))
+  else if (!all_finite({in.outputs, n * outputs}))
     name = "output of policy_head";
-  else if (!finite(value, n))
+  else if (!all_finite({value, n}))
     name = "output of value_head";
-  else if (in.log_std && !finite(in.log_std, policy_->log_std().numel()))
+  else if (in.log_std && !all_finite(policy_->log_std().values<float>()))
     name = "log_std";
-  else if (!finite(batch_.log_prob.data(), n))
+  else if (!all_finite(batch_.log_prob))
     name = "log_prob";
   else if (!std::isfinite(loss.value_loss))
     name = "value_loss";
@@ -152,14 +130,10 @@ void ActorCritic::fail_loss(const PpoLoss& loss, const nn::ActionInputs& in,
 }
 
 void ActorCritic::fail_gradient(const std::vector<Tensor>& gradients) const {
-  std::string name = "global norm";
-  for (size_t i = 0; i < gradients.size() && name == "global norm"; ++i) {
-    if (!gradients[i]) continue;
-    const Tensor dense = contiguous(gradients[i]);
-    if (!finite(dense.data<float>(), dense.numel())) name = named_[i].first;
-  }
-  fail<NotFiniteError>("[", config_.trainer.algo, "] the gradient of ", name,
-                       " is not finite at update ", updates() + 1, " after step ", steps_,
+  const std::string_view name = first_not_finite(named_, gradients);
+  fail<NotFiniteError>("[", config_.trainer.algo, "] the gradient of ",
+                       name.empty() ? "global norm" : name, " is not finite at update ",
+                       updates() + 1, " after step ", steps_,
                        " (the weights are those of the last good iteration)");
 }
 

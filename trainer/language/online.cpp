@@ -146,8 +146,9 @@ void OnlineTrainer::shape_rewards(std::span<Sample> samples) const {
   const PostTraining& keys = config_.trainer.language;
   for (Sample& sample : samples) {
     Episode& episode = sample.episode;
-    if (std::isnan(episode.reward) && episode.fault.empty())
-      episode.fault = "the reward is not a number";
+    if (!std::isfinite(episode.reward) && episode.fault.empty())
+      episode.fault = cat("the reward is ", episode.reward);
+    if (!episode.fault.empty()) episode.reward = std::numeric_limits<double>::quiet_NaN();
     sample.used =
         episode.fault.empty() && episode.length() > 0 && !(keys.overlong_filter && episode.cut);
     if (episode.cut) episode.reward -= keys.missing_eos_penalty;
@@ -157,7 +158,7 @@ void OnlineTrainer::shape_rewards(std::span<Sample> samples) const {
   }
 }
 
-void OnlineTrainer::iterate(Metrics& metrics) {
+void OnlineTrainer::learn(Metrics& metrics) {
   const auto start = Clock::now();
   std::vector<Sample> samples = collect(metrics);
   const std::chrono::duration<double> sampling_time = Clock::now() - start;
@@ -233,6 +234,10 @@ double OnlineTrainer::update(std::span<const Sample> samples, Metrics& metrics, 
     const auto [log_prob, entropy] =
         linear_cross_entropy(x, model_.decoder->output_weight(), index_tensor(pack.targets),
                              Tensor::scalar(1 / temperature));
+    check_finite(old, "the log-probability of a sampled token");
+    check_finite(reference, "the reference's log-probability of a token");
+    check_finite(advantage, "the advantage of a token");
+    check_finite(log_prob.values<float>(), "the log-probability of a token");
     mask.assign(pack.rows.size(), 1);
     const TokenSpan span{pack.offsets, mask};
     const auto n = static_cast<double>(mask.size());
@@ -250,6 +255,7 @@ double OnlineTrainer::update(std::span<const Sample> samples, Metrics& metrics, 
     }
     if (critic) {
       const Tensor value = (*model_.head)(x);
+      check_finite(value.values<float>(), "the critic's value of a token");
       const double clip = config.clip_range_vf.value_or(std::numeric_limits<double>::infinity());
       const double value_loss = token_value_loss(span, value.values<float>(), old_value, returns,
                                                  clip, totals.tokens, d_value);
@@ -369,6 +375,7 @@ void PpoLanguage::prepare(std::vector<Sample>& samples, Metrics& metrics) {
     const Tensor value = (*model_.head)(x);
     values.insert(values.end(), value.values<float>().begin(), value.values<float>().end());
   }
+  check_finite(values, "the critic's value of a token");
   size_t next = 0;
   double sum = 0, squares = 0, n = 0;
   for (Sample& sample : samples) {

@@ -14,10 +14,10 @@ namespace bessemer {
 class OnlineTrainer : public LanguageTrainer {
  public:
   OnlineTrainer(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs, bool head);
-  void iterate(Metrics& metrics) override;
   std::vector<Text> preview(int64_t count) override;
 
  protected:
+  void learn(Metrics& metrics) override;
   /// An episode as it is learned from; vectors have one entry a trained token.
   struct Sample {
     Episode episode;

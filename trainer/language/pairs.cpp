@@ -169,7 +169,7 @@ void split_pairs(const Tensor& both, std::vector<float>& chosen, std::vector<flo
 
 }  // namespace
 
-void RewardTrainer::iterate(Metrics& metrics) {
+void RewardTrainer::learn(Metrics& metrics) {
   const auto start = Clock::now();
   const std::vector<Text> pairs = next_pairs(metrics);
   const double sft_weight = config_.trainer.language.sft_coef / chosen_tokens(pairs);
@@ -178,6 +178,7 @@ void RewardTrainer::iterate(Metrics& metrics) {
   for (const Pack& pack : pack_texts(pairs, packing(true, false))) {
     const Tensor hidden = pack_hidden(*model_.decoder, pack);
     const Tensor both = rewards(hidden, pack);
+    check_finite(both.values<float>(), "the reward of an answer");
     split_pairs(both, chosen, rejected);
     const RewardLoss part = reward_loss(chosen, rejected, {}, config_.trainer.language.center,
                                         static_cast<double>(pairs.size()), d_chosen, d_rejected);
@@ -215,7 +216,7 @@ void RewardTrainer::iterate(Metrics& metrics) {
   metrics.last("time/tokens_per_second", tokens / seconds_since(start));
 }
 
-EvalResult RewardTrainer::evaluate(int64_t episodes, int64_t seed, bool) {
+EvalResult RewardTrainer::judge(int64_t episodes, int64_t seed, bool) {
   const std::vector<Text> pairs = held_out_pairs(episodes, seed);
   const NoGrad no_grad;
   EvalResult out;
@@ -223,7 +224,9 @@ EvalResult RewardTrainer::evaluate(int64_t episodes, int64_t seed, bool) {
   double margin = 0;
   std::vector<float> chosen, rejected;
   for (const Pack& pack : pack_texts(pairs, packing(true, false))) {
-    split_pairs(rewards(pack_hidden(*model_.decoder, pack), pack), chosen, rejected);
+    const Tensor both = rewards(pack_hidden(*model_.decoder, pack), pack);
+    check_finite(both.values<float>(), "the reward of an answer");
+    split_pairs(both, chosen, rejected);
     for (size_t i = 0; i < chosen.size(); ++i) {
       out.returns.push_back(chosen[i] > rejected[i] ? 1 : 0);
       margin += static_cast<double>(chosen[i]) - rejected[i];
@@ -241,7 +244,7 @@ EvalResult RewardTrainer::evaluate(int64_t episodes, int64_t seed, bool) {
 Dpo::Dpo(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs)
     : PairTrainer(config, pool, std::move(make_envs), false) {}
 
-void Dpo::iterate(Metrics& metrics) {
+void Dpo::learn(Metrics& metrics) {
   const auto start = Clock::now();
   const PostTraining& keys = config_.trainer.language;
   const DpoOptions options = dpo_options(keys);
@@ -258,6 +261,8 @@ void Dpo::iterate(Metrics& metrics) {
     const Tensor x = pack_rows(pack_hidden(*model_.decoder, pack), pack);
     const auto [log_prob, entropy] =
         linear_cross_entropy(x, model_.decoder->output_weight(), index_tensor(pack.targets));
+    check_finite(log_prob.values<float>(), "the log-probability of a token");
+    check_finite(reference, "the reference's log-probability of a token");
     const Active active(pack);
     const DpoLoss part =
         dpo_loss(active.span, log_prob.values<float>(), reference, options, count, gradient);
@@ -286,8 +291,8 @@ void Dpo::iterate(Metrics& metrics) {
   metrics.last("time/tokens_per_second", tokens / seconds_since(start));
 }
 
-EvalResult Dpo::evaluate(int64_t episodes, int64_t seed, bool deterministic) {
-  if (has_envs()) return LanguageTrainer::evaluate(episodes, seed, deterministic);
+EvalResult Dpo::judge(int64_t episodes, int64_t seed, bool deterministic) {
+  if (has_envs()) return LanguageTrainer::judge(episodes, seed, deterministic);
   const std::vector<Text> pairs = held_out_pairs(episodes, seed);
   const std::vector<Pack> packs = pack_texts(pairs, packing(false, false));
   EvalResult out;
@@ -295,7 +300,9 @@ EvalResult Dpo::evaluate(int64_t episodes, int64_t seed, bool deterministic) {
   for (const Pack& pack : packs) {
     const std::span<const Pack> one(&pack, 1);
     const Active active(pack);
-    std::vector<double> gain = sequence_sums(active.span, text_log_probs(*model_.decoder, one, 1));
+    const std::vector<float> now = text_log_probs(*model_.decoder, one, 1);
+    check_finite(now, "the log-probability of a token");
+    std::vector<double> gain = sequence_sums(active.span, now);
     if (reference_) {
       const auto before = sequence_sums(active.span, text_log_probs(*reference_, one, 1));
       for (size_t s = 0; s < gain.size(); ++s) gain[s] -= before[s];

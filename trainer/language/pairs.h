@@ -34,9 +34,11 @@ class PairTrainer : public LanguageTrainer {
 class RewardTrainer : public PairTrainer {
  public:
   RewardTrainer(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs = {});
-  void iterate(Metrics& metrics) override;
+
+ protected:
+  void learn(Metrics& metrics) override;
   /// The share of held-out pairs whose chosen answer has the higher reward.
-  EvalResult evaluate(int64_t episodes, int64_t seed, bool deterministic) override;
+  EvalResult judge(int64_t episodes, int64_t seed, bool deterministic) override;
 
  private:
   /// [sequences] at each one's last token, from what pack_hidden() gave.
@@ -46,10 +48,12 @@ class RewardTrainer : public PairTrainer {
 class Dpo : public PairTrainer {
  public:
   Dpo(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs = {});
-  void iterate(Metrics& metrics) override;
+
+ protected:
+  void learn(Metrics& metrics) override;
   /// Greedy answers in the environment; without one, the share of held-out pairs whose chosen
   /// answer gained more than the rejected one.
-  EvalResult evaluate(int64_t episodes, int64_t seed, bool deterministic) override;
+  EvalResult judge(int64_t episodes, int64_t seed, bool deterministic) override;
 };
 
 }  // namespace bessemer

@@ -1,6 +1,7 @@
 #include "trainer/language/sft.h"
 
 #include <chrono>
+#include <cmath>
 
 #include "autograd/engine.h"
 
@@ -44,7 +45,7 @@ void Sft::pass(const Pack& pack, double total, bool learn, Sums& sums) {
   sums.tokens += static_cast<double>(n);
 }
 
-void Sft::iterate(Metrics& metrics) {
+void Sft::learn(Metrics& metrics) {
   const auto start = std::chrono::steady_clock::now();
   const std::vector<Text> texts = feed_.take(counters_.items, config_.trainer.batch_size);
   counters_.items += config_.trainer.batch_size;
@@ -65,8 +66,8 @@ void Sft::iterate(Metrics& metrics) {
   metrics.last("time/tokens_per_second", computed / spent.count());
 }
 
-EvalResult Sft::evaluate(int64_t episodes, int64_t seed, bool deterministic) {
-  if (has_envs()) return LanguageTrainer::evaluate(episodes, seed, deterministic);
+EvalResult Sft::judge(int64_t episodes, int64_t seed, bool deterministic) {
+  if (has_envs()) return LanguageTrainer::judge(episodes, seed, deterministic);
   const std::vector<Text>& held = feed_.data().test;
   BESSEMER_CHECK(!held.empty(), ValueError,
                  "data.holdout leaves no example to be judged by, and there is no env.id");
@@ -78,6 +79,7 @@ EvalResult Sft::evaluate(int64_t episodes, int64_t seed, bool deterministic) {
     const std::span<const Text> one(&held[i], 1);
     Sums sums;
     for (const Pack& pack : pack_texts(one, packing())) pass(pack, 1, false, sums);
+    BESSEMER_CHECK(std::isfinite(sums.loss), NotFiniteError, "the loss is ", sums.loss);
     out.returns.push_back(sums.tokens > 0 ? sums.right / sums.tokens : 0);
     out.lengths.push_back(static_cast<int64_t>(sums.tokens));
     all.loss += sums.loss;

@@ -10,11 +10,13 @@ namespace bessemer {
 class Sft : public LanguageTrainer {
  public:
   Sft(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs = {});
-  void iterate(Metrics& metrics) override;
   std::vector<Text> preview(int64_t count) override { return feed_.take(counters_.items, count); }
+
+ protected:
+  void learn(Metrics& metrics) override;
   /// Greedy answers in the environment; without one, the held-out examples: the score is the share
   /// of their tokens that are the most likely ones.
-  EvalResult evaluate(int64_t episodes, int64_t seed, bool deterministic) override;
+  EvalResult judge(int64_t episodes, int64_t seed, bool deterministic) override;
 
  private:
   struct Sums {

@@ -11,7 +11,8 @@ namespace bessemer {
 
 namespace {
 
-constexpr int64_t kShown = 8;  // completions of an iteration or an evaluation that are kept
+constexpr int64_t kShown = 8;      // completions of an iteration or an evaluation that are kept
+constexpr int64_t kGoodEvery = 8;  // steps between copies of good weights
 constexpr uint64_t kEvaluation = uint64_t{1} << 62;  // draws of evaluations, apart from training's
 
 /// A data file speaks for itself: no environment.
@@ -68,7 +69,8 @@ int64_t LanguageTrainer::memory_bytes() const {
   const nn::DecoderMemory m = nn::decoder_memory(model_.decoder->config(), tokens);
   constexpr int64_t kBatch = 64;  // sequences that generate side by side
   const int64_t cache = m.cache * kBatch * model_.decoder->config().max_position_embeddings;
-  return m.weights + m.training + m.activation * tokens + m.shared + cache;
+  const int64_t good = parameters() * 3 * 4;  // weights and moments to return to
+  return m.weights + m.training + m.activation * tokens + m.shared + cache + good;
 }
 
 EnvFactory LanguageTrainer::task(const std::string& split) const {
@@ -132,18 +134,67 @@ double LanguageTrainer::learning_rate() const {
   return t.lr * grown * schedule_factor(t.lr_schedule, progress);
 }
 
+void LanguageTrainer::iterate(Metrics& metrics) {
+  begin_ = {counters_, steps_};
+  try {
+    learn(metrics);
+  } catch (const NotFiniteError& error) {
+    const int64_t step = steps_ + 1;
+    return_to(good_place_);
+    fail<NotFiniteError>("[", config_.trainer.algo, "] ", error.what(), " at step ", step,
+                         " (back at step ", steps_, ", the last good one)");
+  } catch (...) {
+    return_to(steps_ == begin_.steps ? begin_ : good_place_);
+    throw;
+  }
+}
+
+EvalResult LanguageTrainer::evaluate(int64_t episodes, int64_t seed, bool deterministic) {
+  try {
+    return judge(episodes, seed, deterministic);
+  } catch (const NotFiniteError& error) {
+    const int64_t step = steps_;
+    return_to(good_place_);
+    fail<NotFiniteError>("[", config_.trainer.algo, "] ", error.what(),
+                         " in the evaluation after step ", step, " (back at step ", steps_,
+                         ", the last good one)");
+  }
+}
+
+/// Weights are written by optimise() alone, which keeps the good ones before: those of `place` are
+/// either still there or the ones that were kept.
+void LanguageTrainer::return_to(const Place& place) {
+  if (steps_ != place.steps) good_.restore(named_, *adam_);
+  for (const Tensor& p : adam_->parameters()) clear_grad(p);
+  generator_.reset();  // sequences may be under way
+  counters_ = place.counters;
+  steps_ = place.steps;
+}
+
+void LanguageTrainer::check_finite(std::span<const float> values, std::string_view name) {
+  BESSEMER_CHECK(all_finite(values), NotFiniteError, name, " is not finite");
+}
+
 void LanguageTrainer::optimise(double loss, Metrics& metrics) {
   std::vector<Tensor> gradients;
   for (const Tensor& p : adam_->parameters()) {
     gradients.push_back(grad(p));
     clear_grad(p);
   }
-  BESSEMER_CHECK(std::isfinite(loss), NotFiniteError, "[", config_.trainer.algo, "] the loss is ",
-                 loss, " at step ", steps_ + 1, " (the weights are those of the step before)");
+  BESSEMER_CHECK(std::isfinite(loss), NotFiniteError, "the loss is ", loss);
   const double norm = nn::grad_norm(gradients);
-  BESSEMER_CHECK(std::isfinite(norm), NotFiniteError, "[", config_.trainer.algo,
-                 "] the gradient's norm is ", norm, " at step ", steps_ + 1,
-                 " (the weights are those of the step before)");
+  if (!std::isfinite(norm)) {
+    const std::string_view name = first_not_finite(named_, gradients);
+    fail<NotFiniteError>("the gradient of ", name.empty() ? "all weights together" : name,
+                         " is not finite");
+  }
+  // Finite to the end: the weights are good. A copy costs as much as a step of the optimiser.
+  const bool due = config_.steps_per_iteration() > 1 || good_.empty() ||
+                   steps_ >= good_place_.steps + kGoodEvery;
+  if (steps_ == begin_.steps && due) {
+    good_.keep(named_, *adam_);
+    good_place_ = begin_;
+  }
   const double lr = learning_rate();
   adam_->step(gradients, lr, nn::clip_scale(norm, config_.trainer.max_grad_norm));
   ++steps_;
@@ -151,7 +202,7 @@ void LanguageTrainer::optimise(double loss, Metrics& metrics) {
   metrics.last("learning_rate", lr);
 }
 
-EvalResult LanguageTrainer::evaluate(int64_t episodes, int64_t seed, bool deterministic) {
+EvalResult LanguageTrainer::judge(int64_t episodes, int64_t seed, bool deterministic) {
   BESSEMER_CHECK(has_envs(), ValueError, "env.id is missing: there is nothing to be judged by");
   PlayOptions play;
   play.sampling.max_tokens = config_.rollout.language.max_tokens;

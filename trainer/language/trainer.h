@@ -9,6 +9,7 @@
 #include "autograd/nn/optim.h"
 #include "rollout/episodes.h"
 #include "trainer/algorithm.h"
+#include "trainer/good_state.h"
 #include "trainer/language/dataset.h"
 #include "trainer/language/model.h"
 
@@ -24,7 +25,12 @@ class LanguageTrainer : public Algorithm {
   int64_t updates() const override { return adam_->steps(); }
   int64_t parameters() const override;
   int64_t memory_bytes() const override;
-  EvalResult evaluate(int64_t episodes, int64_t seed, bool deterministic) override;
+  /// Where a number is not finite the weights, moments and counters are the last good ones: those
+  /// that an iteration began with whose loss and gradient were finite, at most 8 steps ago or of
+  /// the iteration before; after any other error those that this one began with. So the state can
+  /// be saved, and goes on with the bits of a run that had no error.
+  void iterate(Metrics& metrics) final;
+  EvalResult evaluate(int64_t episodes, int64_t seed, bool deterministic) final;
   void save(const std::filesystem::path& folder) const override;
   void load(const std::filesystem::path& folder) override;
   void load_policy(const std::filesystem::path& folder) override;
@@ -37,6 +43,11 @@ class LanguageTrainer : public Algorithm {
   const LanguageModel& model() const { return model_; }
 
  protected:
+  /// One iteration: every step of the optimiser goes through optimise().
+  virtual void learn(Metrics& metrics) = 0;
+  /// Greedy answers in the environment (drawn ones unless `deterministic`).
+  virtual EvalResult judge(int64_t episodes, int64_t seed, bool deterministic);
+
   /// How far the named draws are; a checkpoint keeps them.
   struct Counters {
     int64_t items = 0;        // of the data, the environment's items included
@@ -56,6 +67,8 @@ class LanguageTrainer : public Algorithm {
   PackOptions packing(bool whole = false, bool divide = true) const;
 
   double learning_rate() const;
+  /// NotFiniteError that says which values are not finite.
+  static void check_finite(std::span<const float> values, std::string_view name);
   /// One step of the optimiser with the gradients that lie on the parameters. NotFiniteError before
   /// anything is written, where the loss or a gradient is not finite.
   void optimise(double loss, Metrics& metrics);
@@ -74,8 +87,17 @@ class LanguageTrainer : public Algorithm {
   int64_t steps_ = 0;
 
  private:
+  struct Place {
+    Counters counters;
+    int64_t steps = 0;
+  };
+  void return_to(const Place& place);
   void save_state(const std::filesystem::path& folder) const;
   void load_state(const std::filesystem::path& folder);
+
+  Place begin_;       // where the iteration began
+  Place good_place_;  // where the iteration that proved `good_` began
+  GoodState good_;
 };
 
 }  // namespace bessemer

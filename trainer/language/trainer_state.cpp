@@ -75,6 +75,8 @@ void LanguageTrainer::load(const fs::path& folder) {
     target.bump();
   }
   load_state(folder);
+  good_.clear();
+  good_place_ = {counters_, steps_};
 }
 
 void LanguageTrainer::load_state(const fs::path& folder) {
