@@ -16,13 +16,13 @@ namespace bessemer {
 namespace {
 
 // Size classes: multiples of 64 up to 512, then four for each doubling up to 512 MiB. Blocks that
-// leave use go to a list of the freeing thread, so that steady work allocates nothing.
+// leave use go to a list of the freeing thread, so that steady work allocates nothing. Large ones
+// are kept as long as the process holds no more than its tensors once needed at the same time.
 constexpr int kSmallClasses = 8;
 constexpr int kLastDoubling = 29;
 constexpr int kClasses = kSmallClasses + (kLastDoubling - 9) * 4;
 constexpr uint8_t kUnclassed = 255;
-constexpr size_t kLargeBlock = 1 << 20, kHugeBlock = 64 << 20;
-constexpr int kLargeKept = 4, kHugeKept = 1;  // blocks kept a class from these sizes on
+constexpr size_t kLargeBlock = 1 << 20;
 constexpr size_t kHugePage = 2 << 20;
 constexpr size_t kCountedFrom = 4096;  // smaller blocks are not worth two atomic additions
 
@@ -31,7 +31,7 @@ int class_of(size_t bytes) {
   const int e = std::bit_width(bytes - 1) - 1;  // 2^e <= bytes - 1 < 2^(e+1)
   return kSmallClasses + (e - 9) * 4 + static_cast<int>((bytes - 1) >> (e - 2)) - 4;
 }
-size_t class_bytes(int c) {
+constexpr size_t class_bytes(int c) {
   if (c < kSmallClasses) return static_cast<size_t>(c + 1) * 64;
   const int e = (c - kSmallClasses) / 4 + 9, quarter = (c - kSmallClasses) % 4;
   return (size_t{1} << e) + static_cast<size_t>(quarter + 1) * (size_t{1} << (e - 2));
@@ -65,24 +65,57 @@ struct FreeBlock {
 };
 struct Cache {
   FreeBlock* head[kClasses] = {};
-  int count[kClasses] = {};
+  uint64_t asked[kClasses] = {};  // when a large class was last asked for, in such requests
+  uint64_t requests = 0;
   ~Cache();
 };
 thread_local bool cache_gone = false;  // trivially destroyed: still readable after the cache
 thread_local Cache cache;
 
-Cache::~Cache() {
-  cache_gone = true;
-  for (FreeBlock*& list : head) {
-    while (list) {
-      FreeBlock* next = list->next;
-      system_free(list);
-      list = next;
-    }
-  }
+std::atomic<int64_t> bytes_now{0}, bytes_peak{0};
+std::atomic<int64_t> bytes_kept{0};  // large blocks in the lists of all threads
+
+void keep_block(int c, void* block) {
+  auto* entry = static_cast<FreeBlock*>(block);
+  entry->next = cache.head[c];
+  cache.head[c] = entry;
+  if (class_bytes(c) >= kLargeBlock)
+    bytes_kept.fetch_add(static_cast<int64_t>(class_bytes(c)), std::memory_order_relaxed);
+}
+/// Null where none is kept.
+void* kept_block(int c) {
+  FreeBlock* block = cache.head[c];
+  if (!block) return nullptr;
+  cache.head[c] = block->next;
+  if (class_bytes(c) >= kLargeBlock)
+    bytes_kept.fetch_sub(static_cast<int64_t>(class_bytes(c)), std::memory_order_relaxed);
+  return block;
 }
 
-std::atomic<int64_t> bytes_now{0}, bytes_peak{0};
+Cache::~Cache() {
+  for (int c = 0; c < kClasses; ++c)
+    while (void* block = kept_block(c)) system_free(block);
+  cache_gone = true;
+}
+
+/// Whether the lists may hold another large block of class `c`; those of classes that were not
+/// asked for since it was make room. Classes round up by a quarter at most.
+bool make_room(int c) {
+  const auto room = [c] {
+    const int64_t peak = bytes_peak.load(std::memory_order_relaxed);
+    return bytes_now.load(std::memory_order_relaxed) + bytes_kept.load(std::memory_order_relaxed) +
+               static_cast<int64_t>(class_bytes(c)) <=
+           peak + peak / 3;
+  };
+  while (!room()) {
+    int oldest = c;
+    for (int other = class_of(kLargeBlock); other < kClasses; ++other)
+      if (cache.head[other] && cache.asked[other] < cache.asked[oldest]) oldest = other;
+    if (oldest == c) return false;
+    system_free(kept_block(oldest));
+  }
+  return true;
+}
 
 void count_bytes(int64_t delta) {
   const int64_t now = bytes_now.fetch_add(delta, std::memory_order_relaxed) + delta;
@@ -100,28 +133,21 @@ void* block_allocate(size_t bytes, uint8_t& size_class) {
     return system_allocate(bytes);
   }
   size_class = static_cast<uint8_t>(c);
-  if (!cache_gone) {
-    if (FreeBlock* block = cache.head[c]) {
-      cache.head[c] = block->next;
-      --cache.count[c];
-      return block;
-    }
-  }
+  if (cache_gone) return system_allocate(class_bytes(c));
+  const bool large = class_bytes(c) >= kLargeBlock;
+  if (large) cache.asked[c] = ++cache.requests;
+  if (void* block = kept_block(c)) return block;
+  if (large) make_room(c);
   return system_allocate(class_bytes(c));
 }
 
 void block_free(void* block, uint8_t size_class) {
   if (size_class == kUnclassed || cache_gone ||
-      (class_bytes(size_class) >= kLargeBlock &&
-       cache.count[size_class] >=
-           (class_bytes(size_class) >= kHugeBlock ? kHugeKept : kLargeKept))) {
+      (class_bytes(size_class) >= kLargeBlock && !make_room(size_class))) {
     system_free(block);
     return;
   }
-  auto* entry = static_cast<FreeBlock*>(block);
-  entry->next = cache.head[size_class];
-  cache.head[size_class] = entry;
-  ++cache.count[size_class];
+  keep_block(size_class, block);
 }
 
 static_assert(sizeof(Storage) <= 64, "the elements follow at a cache line");

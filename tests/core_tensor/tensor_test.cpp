@@ -1,6 +1,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <set>
 #include <thread>
 
 #include "core/ops/ops.h"
@@ -55,6 +56,26 @@ TEST_CASE("memory is 64-byte aligned for every size and counted from 4 KiB") {
     CHECK(memory_stats().current - before == int64_t{4} << 20);
   }
   CHECK(memory_stats().current == before);
+}
+
+TEST_CASE("memory of a step is there for the next one") {
+  const auto step = [](int64_t elements, std::set<const void*>& blocks) {
+    std::vector<Tensor> all;
+    for (int i = 0; i < 12; ++i) {
+      all.push_back(Tensor::empty({elements}, Dtype::f32));
+      blocks.insert(all.back().raw());
+    }
+  };
+  std::set<const void*> first, second;
+  step(1 << 20, first);
+  step(1 << 20, second);
+  CHECK(first == second);
+  // Other sizes take the place of those that are no longer needed, and stay then.
+  first.clear();
+  second.clear();
+  step(5 << 18, first);
+  step(5 << 18, second);
+  CHECK(first == second);
 }
 
 TEST_CASE("a tensor may be freed on another thread") {
