@@ -143,7 +143,7 @@ class LocalPlacement final : public Placement {
     options.shape = request.shape;
     options.fragments = request.fragments;
     options.lease = config_.lease;
-    options.weights_bytes = acting_weights(0, request.policy, request.normalizer).buffer.numel();
+    options.message_bytes = acting_weights(0, request.policy, request.normalizer).buffer.numel();
     options.on_silent = [this](const std::string& name) {
       controller_.kill(name, cat("silent for ", config_.lease, " s"));
     };

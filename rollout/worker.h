@@ -1,12 +1,8 @@
-// The loop of a worker: pull a task, take in weights, collect, push what came out.
+// Workers of control: each collects rollouts of its rows for a hub (rollout/worker_hub.h).
 #pragma once
 
-#include <cstdint>
-#include <functional>
-#include <memory>
-#include <string>
-
 #include "rollout/sampler.h"
+#include "rollout/task_worker.h"
 
 namespace bessemer {
 
@@ -22,12 +18,12 @@ struct WorkerParts {
 using WorkerFactory =
     std::function<WorkerParts(const std::string& setup, int64_t first_row, int64_t rows)>;
 
-/// How a worker ended: it was told to stop, or nobody is there to work for.
-enum class WorkerEnd : uint8_t { stopped, orphaned };
+/// What run_tasks() makes of such parts.
+TaskWorkerFactory collecting(const WorkerFactory& factory);
 
-/// Works for the hub at `address` under `name` until it ends. Throws WireError when the hub refuses
-/// it, and what a task threw that the hub cannot be told.
-WorkerEnd run_worker(const std::string& address, const std::string& name, const std::string& secret,
-                     const WorkerFactory& factory);
+inline WorkerEnd run_worker(const std::string& address, const std::string& name,
+                            const std::string& secret, const WorkerFactory& factory) {
+  return run_tasks(address, name, secret, collecting(factory));
+}
 
 }  // namespace bessemer

@@ -1,73 +1,31 @@
-// Where workers report: a wire service with a thread of its own. Each worker owns a contiguous
-// range of rows; it pulls tasks and pushes what it collected, each exactly once by the wire's
-// session rules. The hub keeps where every range stood after its last samples, so that a
+// The hub of control (rollout/task_hub.h): each worker owns a contiguous range of rows and collects
+// rollouts of them. The hub keeps where every range stood after its last samples, so that a
 // replacement is handed the same state and the same task.
 #pragma once
 
-#include <cstdint>
-#include <functional>
-#include <memory>
-#include <optional>
-#include <string>
+#include <deque>
 #include <utility>
-#include <vector>
 
-#include "rollout/source.h"
+#include "rollout/sample_message.h"
+#include "rollout/task_hub.h"
 
 namespace bessemer {
 
-struct WorkerSamples;  // rollout/sample_message.h
-
-struct WorkerHubOptions {
-  int64_t workers = 1;  // named worker-0, worker-1, ...
-  RolloutShape shape;   // of all workers together: at least one row each
+struct WorkerHubOptions : TaskHubOptions {
+  RolloutShape shape;  // of all workers together: at least one row each
   /// Most fragments finished and not taken or under way, of an asynchronous source: a worker waits
   /// until one is taken. 0: two a worker.
   int64_t fragments = 0;
-  double lease = 5;           // seconds of silence after which a worker counts as dead
-  int64_t weights_bytes = 0;  // of a set of weights: with the shape, it sizes the shared memory
-  /// Called on the hub's thread when a worker that still runs was silent for longer than its lease:
-  /// whoever started it ends its process.
-  std::function<void(const std::string& name)> on_silent;
 };
 
-struct WorkerStatus {
-  enum class State : uint8_t { absent, waiting, collecting };  // waiting: for a task or for credit
-  std::string name;
-  int64_t pid = 0;
-  State state = State::absent;
-  int64_t first_row = 0, rows = 0;
-  uint64_t steps = 0;           // environment steps received
-  double steps_per_second = 0;  // of its last samples, while it collected
-  int64_t version = 0;          // of the weights it was last told to act with
-  uint64_t fragments = 0;       // received
-  uint64_t queued = 0;          // of them, not yet taken
-  int64_t restarts = 0;         // sessions after the first
-};
-
-class WorkerHub {
+class WorkerHub final : public TaskHub {
  public:
-  /// `setup` is what a worker builds its environments and policy from. Listens at once, on an ipc
-  /// address that leaves nothing in the file system. Throws ValueError for more workers than rows.
-  WorkerHub(const WorkerHubOptions& options, std::string setup);
-  ~WorkerHub();
-  WorkerHub(const WorkerHub&) = delete;
+  /// `setup` is what a worker builds its environments and policy from; message_bytes that of a set
+  /// of weights. Throws ValueError for more workers than rows.
+  WorkerHub(const WorkerHubOptions& options, const std::string& setup);
+  ~WorkerHub() override { close(); }
 
-  /// What workers are started with: the address, their names, and the secret that admits them,
-  /// which belongs into their environment rather than their arguments.
-  const std::string& address() const;
-  const std::vector<std::string>& names() const;
-  const std::string& secret() const;
-
-  /// The worker's process (`pid`; 0: whoever has the name) is gone: what it was asked waits for its
-  /// replacement. From any thread, like all up to status().
-  void lost(const std::string& name, int64_t pid = 0);
-  /// No replacement will come: whoever waits for samples gets an IoError with this text.
-  void abandon(const std::string& reason);
-  /// Workers that wait, or come to the end of what they collect, are told to leave.
-  void stop();
-  std::vector<WorkerStatus> status() const;
-  const WorkerHubOptions& options() const;
+  const WorkerHubOptions& options() const { return options_; }
 
   // For the sources of rollout/worker_source.h, on one thread.
 
@@ -88,8 +46,36 @@ class WorkerHub {
   SampleCounts counts() const;
 
  private:
-  struct Impl;
-  std::unique_ptr<Impl> impl_;
+  using State = std::shared_ptr<const SourceState>;
+  /// What one worker owes and where its rows stand.
+  struct Range {
+    int64_t first_row = 0;
+    RolloutShape shape;
+    // Where its rows stood after the last samples received, after the last taken, and when the
+    // round began. Null: at their beginning.
+    State reached, taken, round;
+    uint64_t received = 0;  // tasks done; the next task has this number
+    bool informed = false;  // its sampler stands where `reached` says
+
+    uint64_t samples() const { return static_cast<uint64_t>(shape.steps * shape.rows); }
+  };
+
+  void welcome(size_t worker, wire::Map& fields) override;
+  void pulled(size_t worker, const wire::Message& pull) override;
+  std::optional<Task> next_task(size_t worker) override;
+  uint64_t receive(size_t worker, wire::Message& samples) override;
+  void left(size_t worker) override { ranges_[worker].informed = false; }
+  bool may_begin(const Range& range) const;
+  template <class StateOf>
+  void go_back(const StateOf& state_of);
+
+  const WorkerHubOptions options_;
+  std::vector<Range> ranges_;
+  std::deque<std::pair<WorkerSamples, State>> finished_;
+  std::shared_ptr<const WeightSet> weights_;
+  bool streaming_ = false;
+  uint64_t rounds_ = 0;  // synchronous: tasks that each worker may have begun
+  uint64_t produced_ = 0, taken_ = 0, lost_by_restore_ = 0;  // samples
 };
 
 }  // namespace bessemer
