@@ -2,7 +2,6 @@
 // bfloat16 as words of pairs.
 #include "core/ops/product.h"
 
-#include <cstdlib>
 #include <mutex>
 
 #include "core/ops/family.h"
@@ -107,8 +106,7 @@ const void* packed_weight(const Tensor& weight, Packing packing, bool make) {
     const size_t words = static_cast<size_t>(
         packing == Packing::pairs ? cpu::packed_floats((k + 1) / 2, n) : cpu::packed_floats(k, n));
     const size_t bytes = words * (packing == Packing::half ? 2 : 4);
-    void* data = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
-    if (!data) fail<MemoryError>("[linear] cannot allocate ", bytes, " bytes for a packed weight");
+    void* data = packed_allocate(bytes);
     entry = new PackedWeight{data, bytes, key, version, head.load(std::memory_order_relaxed)};
   } else if (entry->version == version) {
     return entry->data;

@@ -59,6 +59,11 @@ struct MemoryStats {
 };
 MemoryStats memory_stats();
 
+/// Memory for packed weights, 64-byte aligned: side by side on huge pages in the order of
+/// allocation, because a decoder reads all of them for every token. Throws MemoryError.
+void* packed_allocate(size_t bytes);
+void packed_free(void* block);
+
 /// Thread-local size-class blocks for tensors, nodes and their data: 64-byte aligned.
 void* block_allocate(size_t bytes, uint8_t& size_class);
 void block_free(void* block, uint8_t size_class);

@@ -108,6 +108,8 @@ TEST_CASE("gemm equals its definition for every layout") {
           check(*table, {250, 70, 400, a, b, packed, true, false, false}, exact);
           check(*table, {6, 600, 20, a, b, packed, false, true, false}, exact);
           check(*table, {2, 64, 1024, a, b, packed, false, false, true}, exact);
+          check(*table, {12, 150, 1024, a, b, packed, true, false, false}, exact);
+          check(*table, {31, 200, 512, a, b, packed, true, true, false}, exact);
           check(*table, {64, 4, 256, a, b, packed, false, false, false}, exact);
           check(*table, {64, 3, 256, a, b, packed, false, false, true}, exact);
           check(*table, {140, 520, 512, a, b, packed, true, false, false}, exact);

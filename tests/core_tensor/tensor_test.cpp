@@ -173,3 +173,24 @@ TEST_CASE("an undefined tensor is a typed error") {
   CHECK_THROWS_WITH_AS(Tensor() + Tensor::zeros({1}), "[add] an input is an undefined tensor",
                        ValueError);
 }
+
+TEST_CASE("memory of packed weights lies side by side and is used again") {
+  constexpr size_t kBytes = 1 << 20;
+  auto* first = static_cast<char*>(packed_allocate(kBytes));
+  auto* second = static_cast<char*>(packed_allocate(kBytes));
+  void* small = packed_allocate(100);
+  void* large = packed_allocate(size_t{40} << 20);
+  for (void* block : {static_cast<void*>(first), static_cast<void*>(second), small, large})
+    CHECK(reinterpret_cast<uintptr_t>(block) % 64 == 0);
+  CHECK(second - first == kBytes + 64);
+  packed_free(large);
+  packed_free(small);
+  packed_free(first);
+  auto* third = static_cast<char*>(packed_allocate(kBytes));
+  CHECK(third - second == kBytes + 64);
+  packed_free(second);
+  packed_free(third);
+  void* again = packed_allocate(kBytes);
+  CHECK(again == first);
+  packed_free(again);
+}

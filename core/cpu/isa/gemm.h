@@ -15,13 +15,10 @@ inline constexpr TileTable kTiles = make_tile_table<Step>();
 inline constexpr int64_t kGroup = 512;    // columns of B that are packed at a time: 768 KiB,
 inline constexpr int64_t kFewGroup = 64;  // or this many when few rows use them: 96 KiB
 inline constexpr int64_t kFarRows = 512, kPayForPacking = 128;
-inline constexpr int64_t kTiny = 4;        // elements of C that are not worth packing for
-inline constexpr int64_t kFewColumns = 8;  // at most this many columns: the transpose
-// A packed B comes from memory when few rows use it. The hardware's prefetcher stops at every page
-// and follows one panel at the speed of its latency; asked for this many bytes early, it comes at
-// nearly twice the speed (8 rows: 13 and 25 GB/s; 4 and 12 KiB are slower).
-inline constexpr int64_t kAheadBytes = 8192;
-inline constexpr int64_t kRowBlock = 240;  // rows of A that stay in L2: 360 KiB
+inline constexpr int64_t kTiny = 4;         // elements of C that are not worth packing for
+inline constexpr int64_t kFewColumns = 8;   // at most this many columns: the transpose
+inline constexpr int64_t kStreamRows = 48;  // few enough that a packed B comes from memory
+inline constexpr int64_t kRowBlock = 240;   // rows of A that stay in L2: 360 KiB
 
 template <class Step>
 struct BlockOfB {
@@ -109,9 +106,7 @@ static void run_tiles(Tile t, int64_t m, int64_t n, const float* a, int64_t a_ro
       // Tiles that share a panel ask for the next one meanwhile, each for its part.
       t.ahead = at;
       t.ahead_row = b.row;
-      if (b.packed && tiles == 1) {
-        t.ahead = at + kAheadBytes / static_cast<int64_t>(sizeof(*at));
-      } else if (b.packed && kVec << width == kPanel) {
+      if (b.packed && kVec << width == kPanel) {
         t.ahead = at + b.panel + tile * t.k * kPanel / tiles;
         t.ahead_row = kPanel / tiles;
       }
@@ -152,9 +147,73 @@ struct Product : Gemm {
   return t;
 }
 
+/// Few rows by a packed B, which is read once, and from memory where a model's weights are many
+/// times the cache: panel by panel, all blocks of k of each, which is the order of addresses. What
+/// is asked for early lies at a fixed distance, across blocks and panels, and into the weight that
+/// was packed next. So reading and multiplying overlap (8 rows: 40 of 44 GB/s; the hardware's
+/// prefetcher alone, which stops at every page, 13).
+template <class Step>
+static void gemm_stream(const Product& g, int64_t n0, int64_t n1) {
+  using B = typename Step::B;
+  const int64_t m = g.m;
+  const float* a = g.a;
+  int64_t a_row = g.a_row;
+  if (g.a_col == 1 && m > 1 && a_row % kFarRows == 0 && n1 - n0 >= kPayForPacking) {
+    // Rows a multiple of 2 KiB apart share few sets of L1.
+    constexpr int64_t kApart = 16;
+    float* copy = thread_scratch(1, static_cast<size_t>(m * (g.k + kApart)));
+    for (int64_t i = 0; i < m; ++i)
+      copy_rows(1, g.k, a + i * a_row, 0, 1, copy + i * (g.k + kApart));
+    a = copy;
+    a_row = g.k + kApart;
+  }
+  const bool adjacent = g.a_col == 1;
+  int width = 1;  // log2 of its vectors: wide for few rows, so that enough chains are in flight
+  while (width < 3 && (kVec << width) < kPanel && m <= tile_rows(2 << width)) ++width;
+  const int64_t columns = kVec << width, parts = kPanel / columns, most = tile_rows(1 << width);
+  const int64_t tiles = (m + most - 1) / most, visits = tiles * parts;
+  // As long as memory takes, in steps that are longer with more rows. Where a panel is visited
+  // several times, each visit asks for its part of the next block.
+  const int64_t ahead = kPanel * (visits == 1 ? 8 * (m + 1) : Step::kBlock);
+  Tile t;
+  t.a_stride = adjacent ? a_row : g.a_col;
+  t.b_row = kPanel;
+  t.b_panel = g.k * kPanel;
+  t.ahead_row = (kPanel + visits - 1) / visits;
+  t.c_row = g.c_row;
+  t.c_col = g.c_col;
+  t.bias_by_row = g.bias_by_row;
+  for (int64_t panel = n0; panel < n1; panel += kPanel) {
+    for (int64_t p0 = 0; p0 == 0 || p0 < g.k; p0 += Step::kBlock) {
+      const B* at = static_cast<const B*>(g.b_packed) + panel * g.k + p0 * kPanel;
+      t.k = least(g.k - p0, Step::kBlock);
+      const bool last = p0 + t.k == g.k && !g.accumulate;
+      t.load = g.accumulate || p0 > 0;
+      t.activation = last ? g.activation : Activation::none;
+      int64_t visit = 0;
+      for (int64_t j = panel; j < least(panel + kPanel, n1); j += columns) {
+        t.b = at + (j - panel);
+        t.columns = least(n1 - j, columns);
+        int64_t i = 0;
+        for (int64_t tile = 0; tile < tiles; ++tile, ++visit) {
+          const int64_t rows = (m - i + tiles - tile - 1) / (tiles - tile);  // near-equal heights
+          t.a = a + i * a_row + p0 * g.a_col;
+          t.c = g.c + i * g.c_row + j * g.c_col;
+          t.bias = last && g.bias ? g.bias + (g.bias_by_row ? i : j) : nullptr;
+          t.ahead = at + ahead + visit * t.k * kPanel / visits;
+          kTiles<Step>.width[adjacent][width].at[rows - 1](t);
+          i += rows;
+        }
+      }
+    }
+  }
+}
+
 /// Rows [m0, m1), columns [n0, n1) on this thread; n0 is a multiple of kPanel.
 template <class Step>
 static void gemm_part(const Product& g, int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
+  if (g.b_packed && g.m <= kStreamRows && (g.a_col == 1 || g.a_row == 1))
+    return gemm_stream<Step>(g, n0, n1);
   // Far rows of B cost address translations and collide in L1: many rows of A pay for packing them.
   const bool far = g.b_row >= kFarRows && m1 - m0 >= kPayForPacking;
   const bool in_place = !g.b_packed && g.b_col == 1 && !far;
