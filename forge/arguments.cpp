@@ -32,6 +32,20 @@ int64_t Arguments::integer(std::string_view flag, int64_t fallback, int64_t min)
   return value;
 }
 
+Words sort_words(const Arguments& arguments, std::string_view what) {
+  Words out;
+  for (const std::string& word : arguments.positional) {
+    if (word.find('=') != std::string::npos) {
+      out.overrides.push_back(word);
+      continue;
+    }
+    BESSEMER_CHECK(out.first.empty(), UsageError, "more than one ", what, ": '", out.first,
+                   "' and '", word, "'");
+    out.first = word;
+  }
+  return out;
+}
+
 Arguments parse_arguments(const Command& command, std::span<const std::string> words) {
   Arguments out;
   for (size_t i = 0; i < words.size(); ++i) {

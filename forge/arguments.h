@@ -44,6 +44,14 @@ struct Arguments {
   int64_t integer(std::string_view flag, int64_t fallback, int64_t min) const;
 };
 
+/// A recipe or run folder and what is set beside it: words with "=".
+struct Words {
+  std::string first;
+  std::vector<std::string> overrides;
+};
+/// UsageError for more than one `what` ("recipe").
+Words sort_words(const Arguments& arguments, std::string_view what);
+
 /// Throws UsageError for an unknown flag (naming the nearest) or a missing or superfluous value.
 Arguments parse_arguments(const Command& command, std::span<const std::string> words);
 

@@ -6,9 +6,9 @@
 namespace bessemer {
 
 int command_eval(const Arguments& arguments) {
-  BESSEMER_CHECK(arguments.positional.size() == 1, UsageError, "which run folder?");
-  const std::string& path = arguments.positional[0];
-  const TrainedPolicy policy = load_trained_policy(path);
+  const Words words = sort_words(arguments, "run folder");
+  BESSEMER_CHECK(!words.first.empty(), UsageError, "which run folder?");
+  const TrainedPolicy policy = load_trained_policy(words.first, words.overrides);
   const EvalConfig& defaults = policy.recipe.run.eval;
   const int64_t episodes = arguments.integer("--episodes", defaults.episodes, 1);
   const int64_t seed = arguments.integer("--seed", defaults.seed, 0);

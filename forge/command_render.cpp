@@ -26,10 +26,22 @@ struct Show {
   TrainedPolicy policy;
 };
 
+/// A language model has no picture to act in.
+void check_visible(const std::string& target) {
+  const RunConfig run = recipe_of_run(target, {}).run;
+  if (!(run.uses() & kUsesLanguage)) return;
+  const bool speaks = run.uses() != kUsesReward;
+  fail<ValueError>(target, " is the run of a language model, which has no picture: ",
+                   speaks ? cat("bessemer show ", target, " has what it said, bessemer chat ",
+                                target, " talks to it")
+                          : cat("bessemer eval ", target, " judges it by held-out pairs"));
+}
+
 Show make_show(const Arguments& arguments, bool window) {
   const std::string& target = arguments.positional[0];
   Show show;
   if (fs::exists(target)) {
+    check_visible(target);
     show.policy = load_trained_policy(target);
     const RunConfig& config = show.policy.recipe.run;
     const int64_t seed = arguments.integer("--seed", config.eval.seed, 0);

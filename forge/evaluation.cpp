@@ -34,6 +34,7 @@ Evaluation evaluate(Algorithm& algorithm, int64_t episodes, int64_t seed, bool d
   out.returns = std::move(result.returns);
   out.lengths = std::move(result.lengths);
   out.scores = result.scores;
+  out.unit = result.unit;
   out.means = std::move(result.means);
   out.step = algorithm.steps();
   out.seed = seed;
@@ -64,9 +65,13 @@ std::string evaluation_json(const Evaluation& e) {
 
 std::string evaluation_text(const Evaluation& e) {
   if (e.scores) {
-    std::string out = cat("score ", brief(e.mean), " on ", e.returns.size(), " held-out items");
-    for (const auto& [name, value] : e.means)
-      out += cat(", ", name.substr(name.rfind('/') + 1), " ", brief(value));
+    std::string out = cat("score ", brief(e.mean), " on ", e.returns.size(), " held-out ", e.unit);
+    for (const auto& [name, value] : e.means) {
+      std::string_view shown = name;
+      for (const std::string_view prefix : {"eval/", "rewards/"})
+        if (shown.starts_with(prefix)) shown.remove_prefix(prefix.size());
+      out += cat(", ", shown, " ", brief(value));
+    }
     return out;
   }
   return cat("mean ", brief(e.mean), " ± ", brief(e.std), ", IQM ", brief(e.iqm),
@@ -74,9 +79,27 @@ std::string evaluation_text(const Evaluation& e) {
              e.returns.size(), " episodes");
 }
 
-std::vector<std::string> evaluation_metric_names(bool scores) {
-  if (scores) return {"eval/score", "eval/mean_length", "eval/reward", "eval/loss"};
-  return {"eval/mean_reward", "eval/std_reward", "eval/iqm_reward", "eval/mean_ep_length"};
+bool judged_by_data(const RunConfig& run) {
+  return run.uses() == kUsesReward || ((run.uses() & kUsesLanguage) && run.env.id.empty());
+}
+
+std::vector<std::string> evaluation_metric_names(const RunConfig& run) {
+  if (!(run.uses() & kUsesLanguage))
+    return {"eval/mean_reward", "eval/std_reward", "eval/iqm_reward", "eval/mean_ep_length"};
+  std::vector<std::string> names = {"eval/score", "eval/mean_length"};
+  const auto add = [&](std::initializer_list<const char*> more) {
+    for (const char* name : more) names.push_back(cat("eval/", name));
+  };
+  if (!judged_by_data(run))
+    add({"reward", "mean_turns", "clipped_ratio"});
+  else if (run.uses() == kUsesSft)
+    add({"loss", "mean_token_accuracy"});
+  else if (run.uses() == kUsesReward)
+    add({"loss", "accuracy", "margin", "min_reward", "mean_reward", "max_reward"});
+  else
+    add({"loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins",
+         "logps/chosen", "logps/rejected"});
+  return names;
 }
 
 void add_evaluation(const Evaluation& e, Metrics& metrics) {

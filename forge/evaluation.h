@@ -20,6 +20,7 @@ struct Evaluation {
   std::pair<double, double> interval;  // 95 % bootstrap interval of the interquartile mean
   /// Of a language model: `returns` are scores of held-out items, `means` what else was measured.
   bool scores = false;
+  std::string_view unit = "items";  // of the scores
   std::vector<std::pair<std::string, double>> means;
 };
 
@@ -30,9 +31,11 @@ Evaluation evaluate(Algorithm& algorithm, int64_t episodes, int64_t seed, bool d
 std::string evaluation_json(const Evaluation& evaluation);
 /// "mean 487.3 ± 20.1, IQM 500 (95 % interval 480 to 500), 100 episodes"
 std::string evaluation_text(const Evaluation& evaluation);
-/// The names under which an evaluation appears among the metrics, and can stop a run; those of a
-/// language model beside its environment's own ("eval/rewards/...").
-std::vector<std::string> evaluation_metric_names(bool scores = false);
+/// The names under which an evaluation of the run appears among the metrics, and can stop it; those
+/// of a language model's answers beside its environment's own ("eval/rewards/...").
+std::vector<std::string> evaluation_metric_names(const RunConfig& run);
+/// True where a language model is judged by held-out examples or pairs, not by its answers.
+bool judged_by_data(const RunConfig& run);
 void add_evaluation(const Evaluation& evaluation, Metrics& metrics);
 
 /// Several seeds of one recipe: one score (mean return) a seed.

@@ -4,6 +4,8 @@
 #include <cstdio>
 
 #include "envs/render/video.h"
+#include "forge/evaluation.h"
+#include "forge/prerequisites.h"
 #ifdef BESSEMER_HAS_WIRE
 #include "forge/processes.h"
 #endif
@@ -41,6 +43,34 @@ void film_run(Algorithm& algorithm, const RunConfig& config, const std::string& 
   }
 }
 
+void check_override(const std::string& text) {
+  const std::string key = text.substr(0, text.find('='));
+  for (const std::string_view kept : {"env.", "eval.", "placement.", "rollout.max_tokens"})
+    if (key.starts_with(kept)) return;
+  fail<RecipeError>("override '", text,
+                    "': what is judged has been trained; only keys of env, "
+                    "eval and placement, and rollout.max_tokens, can be set");
+}
+
+/// What a language model needs beside its checkpoint to be judged: nothing for its answers; for
+/// pairs and examples, where they come from.
+void prepare_language(Recipe& recipe, const std::filesystem::path& checkpoint) {
+  RunConfig& run = recipe.run;
+  use_paths(recipe);
+  run.act_only = !judged_by_data(run);
+  const bool start =
+      (run.uses() == kUsesReward && run.data.file.empty() && !run.data.from.recipe) ||
+      (run.uses() == kUsesDpo && !run.trainer.language.reference_free);
+  for (const Prerequisite& p : prerequisites_of(recipe)) {
+    if (run.act_only || (p.key == "init.recipe" && !start)) continue;
+    BESSEMER_CHECK(p.finished, ValueError, p.key, ": the run ", p.folder.root.string(),
+                   p.begun ? " is unfinished" : " is not here",
+                   ", and this evaluation needs it; ./bessemer run ", p.recipe.file, " makes it");
+    use_prerequisite(recipe, p);
+  }
+  if (run.act_only || !start) run.init.folder = checkpoint.string();
+}
+
 }  // namespace
 
 Runner default_runner(bool announce, [[maybe_unused]] std::vector<std::string> program) {
@@ -54,19 +84,17 @@ Runner default_runner(bool announce, [[maybe_unused]] std::vector<std::string> p
   return runner;
 }
 
-TrainedPolicy load_trained_policy(const std::string& path) {
+TrainedPolicy load_trained_policy(const std::string& path, std::span<const std::string> overrides) {
+  for (const std::string& text : overrides) check_override(text);
   TrainedPolicy out;
-  out.recipe = recipe_of_run(path, {});
+  out.recipe = recipe_of_run(path, overrides);
   BESSEMER_CHECK(!out.recipe.seeds, ValueError, path,
                  " holds the runs of several seeds; choose one, as ", path, "/seed-0");
   const std::filesystem::path checkpoint = find_checkpoint(path);
   verify_checkpoint(checkpoint);
   out.step = step_of(checkpoint);
   out.pool = std::make_unique<ThreadPool>(static_cast<int>(out.recipe.run.placement.threads));
-  if (out.recipe.run.uses() & kUsesLanguage) {
-    out.recipe.run.act_only = true;
-    out.recipe.run.init.folder = checkpoint.string();
-  }
+  if (out.recipe.run.uses() & kUsesLanguage) prepare_language(out.recipe, checkpoint);
   out.algorithm = make_algorithm(out.recipe.run, *out.pool);
   out.algorithm->load_policy(checkpoint);
   return out;

@@ -1,6 +1,7 @@
 // A Runner of the house: the trainer's algorithms, and films drawn by envs/render.
 #pragma once
 
+#include <span>
 #include <string>
 #include <vector>
 
@@ -19,7 +20,10 @@ struct TrainedPolicy {
   std::unique_ptr<ThreadPool> pool;
   std::unique_ptr<Algorithm> algorithm;
 };
-/// Throws ValueError for a folder without a checkpoint, a damaged, foreign or newer one.
-TrainedPolicy load_trained_policy(const std::string& path);
+/// `overrides` change what it is judged by: keys of env, eval and placement, rollout.max_tokens.
+/// Throws ValueError for a folder without a checkpoint, a damaged, foreign or newer one, and where
+/// something that the evaluation needs is gone.
+TrainedPolicy load_trained_policy(const std::string& path,
+                                  std::span<const std::string> overrides = {});
 
 }  // namespace bessemer

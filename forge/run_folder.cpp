@@ -10,6 +10,8 @@
 #include <system_error>
 
 #include "core/base/error.h"
+#include "forge/recipe.h"
+#include "trainer/checkpoint.h"
 
 namespace bessemer {
 
@@ -101,6 +103,34 @@ void write_text_file(const fs::path& path, std::string_view text) {
   check(::fsync(file) == 0, file);
   check(::close(file) == 0, -1);
   check(::rename(aside.c_str(), path.c_str()) == 0, -1);
+}
+
+fs::path find_checkpoint(const std::string& path) {
+  if (fs::exists(fs::path(path) / "manifest")) return path;
+  const fs::path checkpoint = latest_checkpoint(RunFolder{path}.checkpoints());
+  BESSEMER_CHECK(!checkpoint.empty(), ValueError, "there is no checkpoint in ", path);
+  return checkpoint;
+}
+
+Recipe recipe_of_run(const std::string& path, std::span<const std::string> overrides) {
+  fs::path root = path;
+  if (!fs::exists(root / "recipe.yaml") && fs::exists(root / "manifest")) {
+    root = fs::canonical(root).parent_path().parent_path();  // DIR/checkpoints/step-1
+  }
+  BESSEMER_CHECK(fs::exists(root), ValueError, "there is no run folder ", path);
+  BESSEMER_CHECK(fs::is_directory(root) || root.extension() != ".yaml" || root.stem() == "recipe",
+                 ValueError, path, " is a recipe, not a run; ./bessemer run ", path, " makes one");
+  if (!fs::exists(root / "recipe.yaml")) {
+    // a file or folder inside a run
+    fs::path around = fs::absolute(root).lexically_normal();
+    while (around.has_relative_path() && !fs::exists(around / "recipe.yaml"))
+      around = around.parent_path();
+    fail<ValueError>(path, " is no run folder: it has no recipe.yaml",
+                     around.has_relative_path()
+                         ? cat("; did you mean ", fs::proximate(around).string(), "?")
+                         : "");
+  }
+  return load_recipe((root / "recipe.yaml").string(), overrides);
 }
 
 }  // namespace bessemer

@@ -4,9 +4,12 @@
 #pragma once
 
 #include <filesystem>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
+
+#include "forge/config.h"
 
 namespace bessemer {
 
@@ -50,5 +53,10 @@ RunLock create_run_folder(const RunFolder& folder, bool force);
 
 /// Writes `text` aside, syncs and renames, so that readers see the old file or the new one.
 void write_text_file(const std::filesystem::path& path, std::string_view text);
+
+/// The newest checkpoint of a run folder, or the checkpoint that `path` names itself.
+std::filesystem::path find_checkpoint(const std::string& path);
+/// The recipe beside it.
+Recipe recipe_of_run(const std::string& path, std::span<const std::string> overrides);
 
 }  // namespace bessemer

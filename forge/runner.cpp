@@ -40,9 +40,9 @@ bool reached(const std::vector<std::pair<std::string, double>>& stop, const Metr
 void check_stop(const Recipe& recipe) {
   for (const auto& [name, bound] : recipe.run.trainer.stop) {
     if (!name.starts_with("eval/")) continue;
-    const bool language = recipe.run.uses() & kUsesLanguage;
-    if (language && name.starts_with("eval/rewards/")) continue;
-    const std::vector<std::string> names = evaluation_metric_names(language);
+    const bool answers = (recipe.run.uses() & kUsesLanguage) && !judged_by_data(recipe.run);
+    if (answers && name.starts_with("eval/rewards/")) continue;
+    const std::vector<std::string> names = evaluation_metric_names(recipe.run);
     const std::string where = recipe.where(cat("trainer.stop.", name));
     BESSEMER_CHECK(std::find(names.begin(), names.end(), name) != names.end(), RecipeError, where,
                    "no evaluation measures '", name, "'", did_you_mean(name, names));
@@ -576,24 +576,6 @@ RunSummary Runner::fork(const std::string& path, std::span<const std::string> ov
                     cat("# forked from ", checkpoint.string(), ", a run of\n", before.yaml()));
     return beginning.session->train(false, true);
   });
-}
-
-fs::path find_checkpoint(const std::string& path) {
-  if (fs::exists(fs::path(path) / "manifest")) return path;
-  const fs::path checkpoint = latest_checkpoint(RunFolder{path}.checkpoints());
-  BESSEMER_CHECK(!checkpoint.empty(), ValueError, "there is no checkpoint in ", path);
-  return checkpoint;
-}
-
-Recipe recipe_of_run(const std::string& path, std::span<const std::string> overrides) {
-  fs::path root = path;
-  if (!fs::exists(root / "recipe.yaml") && fs::exists(root / "manifest")) {
-    root = fs::canonical(root).parent_path().parent_path();  // DIR/checkpoints/step-1
-  }
-  BESSEMER_CHECK(fs::exists(root), ValueError, "there is no run folder ", path);
-  BESSEMER_CHECK(fs::exists(root / "recipe.yaml"), ValueError, path,
-                 " is no run folder: it has no recipe.yaml");
-  return load_recipe((root / "recipe.yaml").string(), overrides);
 }
 
 }  // namespace bessemer

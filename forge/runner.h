@@ -61,9 +61,4 @@ struct Runner {
   RunSummary fork(const std::string& folder, std::span<const std::string> overrides, bool force);
 };
 
-/// The newest checkpoint of a run folder, or the checkpoint that `path` names itself.
-std::filesystem::path find_checkpoint(const std::string& path);
-/// The recipe beside it.
-Recipe recipe_of_run(const std::string& path, std::span<const std::string> overrides);
-
 }  // namespace bessemer

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/base/metrics.h"
@@ -24,6 +25,7 @@ struct EvalResult {
   /// Further means by name, as "eval/mean_turns"; control has none.
   std::vector<std::pair<std::string, double>> means;
   bool scores = false;  // `returns` are scores from 0 to 1: "eval/score" instead of a mean reward
+  std::string_view unit = "items";  // what has been scored
 };
 
 class Algorithm {

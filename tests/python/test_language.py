@@ -1,20 +1,12 @@
 """Language models through the program: data files, prerequisites, Python rewards, resumption."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import pytest
+from language import MODEL, bessemer, checkpoint, has_text, rows
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-BUILD = pathlib.Path(os.environ.get("BESSEMER_BUILD", ROOT / "build"))
-PROGRAM = BUILD / "forge" / "bessemer"
+pytestmark = pytest.mark.skipif(not has_text(), reason="the program is not built, or without text")
 
-pytestmark = pytest.mark.skipif(not PROGRAM.exists(), reason="the program is not built")
-
-MODEL = "model: {kind: decoder, hidden_size: 32, num_hidden_layers: 2, max_position_embeddings: 64}"
 SFT = f"""schema: 1
 env: {{id: Arithmetic-v0, options: {{digits: 1, operators: "+"}}}}
 {MODEL}
@@ -41,36 +33,6 @@ def short(prompts, completions, oracle, env_reward, **columns):
     assert all(str(eval(p[:-1])) == o for p, o in zip(prompts, oracle))
     return [-float(len(c)) for c in completions]
 """
-
-
-def bessemer(folder, *words, expect=0):
-    environment = dict(os.environ, BESSEMER_PYTHON=sys.executable)
-    environment["PYTHONPATH"] = os.pathsep.join(
-        [str(ROOT / "python"), environment.get("PYTHONPATH", "")]
-    )
-    done = subprocess.run(
-        [PROGRAM, *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=folder,
-        env=environment,
-    )
-    assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
-
-
-def rows(file):
-    """JSON lines without what a clock says."""
-    return [
-        {k: v for k, v in json.loads(line).items() if not k.startswith("time/")}
-        for line in pathlib.Path(file).read_text().splitlines()
-    ]
-
-
-def checkpoint(folder):
-    root = pathlib.Path(folder) / "checkpoints"
-    return root / (root / "latest").read_text().strip()
 
 
 def test_run_resume_eval_show(tmp_path):

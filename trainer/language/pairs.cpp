@@ -13,6 +13,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr int64_t kRounds = 20;  // of items without a pair
+
 double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
@@ -77,6 +79,7 @@ PairTrainer::PairTrainer(const RunConfig& config, ThreadPool& pool, EnvFactory m
   options.max_tokens = model_.decoder->config().max_position_embeddings;
   feed_ =
       TextFeed(read_data(config_, *model_.tokenizer, options), static_cast<uint64_t>(config_.seed));
+  if (config_.trainer.algo == "reward" || !has_envs()) check_held_out(feed_.data());
 }
 
 std::vector<Text> PairTrainer::make_pairs(const std::vector<Episode>& episodes) const {
@@ -85,7 +88,7 @@ std::vector<Text> PairTrainer::make_pairs(const std::vector<Episode>& episodes) 
   for (size_t first = 0; first < episodes.size(); first += size) {
     const Episode *best = nullptr, *worst = nullptr;
     for (size_t i = first; i < first + size; ++i) {
-      if (std::isnan(episodes[i].reward) || episodes[i].length() == 0) continue;
+      if (!std::isfinite(episodes[i].reward) || episodes[i].length() == 0) continue;
       if (!best || episodes[i].reward > best->reward) best = &episodes[i];
       if (!worst || episodes[i].reward < worst->reward) worst = &episodes[i];
     }
@@ -113,13 +116,30 @@ std::vector<Text> PairTrainer::next_pairs(Metrics& metrics) {
     counters_.items += count;
     return feed_.take(first, count);
   }
-  const std::vector<Episode> episodes = sample(*sampler_, count);
-  double reward = 0;
-  for (const Episode& episode : episodes) reward += episode.reward;
-  metrics.mean("data/reward", reward / static_cast<double>(episodes.size()));
-  std::vector<Text> pairs = make_pairs(episodes);
-  metrics.mean("data/pairs", static_cast<double>(pairs.size()));
-  return pairs;
+  std::vector<Episode> episodes;
+  for (int64_t round = 0; round < kRounds; ++round) {
+    episodes = sample(*sampler_, count);
+    for (const Episode& episode : episodes) {
+      const bool fault = !std::isfinite(episode.reward);
+      if (!fault) metrics.mean("data/reward", episode.reward);
+      metrics.mean("faults", fault);
+    }
+    std::vector<Text> pairs = make_pairs(episodes);
+    metrics.mean("data/pairs", static_cast<double>(pairs.size()));
+    if (!pairs.empty()) return pairs;
+  }
+  fail_pairs(kRounds * count, episodes);
+}
+
+/// Nothing can be learned, or judged, from answers that are all worth the same.
+void PairTrainer::fail_pairs(int64_t items, const std::vector<Episode>& episodes) const {
+  const auto fault = std::find_if(episodes.begin(), episodes.end(),
+                                  [](const Episode& e) { return !e.fault.empty(); });
+  fail<ValueError>("rollout.size is ", config_.rollout.language.size, ", but no item of ", items,
+                   " gave a pair: the starting weights' answers to each are worth the same",
+                   fault == episodes.end() ? "" : cat(" or failed (", fault->fault, ")"),
+                   "; start from weights that are sometimes right, sample more of them, or let the "
+                   "oracle choose (data.chosen: oracle)");
 }
 
 std::vector<Text> PairTrainer::preview(int64_t count) {
@@ -134,7 +154,6 @@ std::vector<Text> PairTrainer::preview(int64_t count) {
 std::vector<Text> PairTrainer::held_out_pairs(int64_t count, int64_t seed) {
   if (!sampler_) {
     const std::vector<Text>& held = feed_.data().test;
-    BESSEMER_CHECK(!held.empty(), ValueError, "data.holdout leaves no pair to be judged by");
     const auto n = std::min(held.size(), static_cast<size_t>(count));
     return {held.begin(), held.begin() + static_cast<int64_t>(n)};
   }
@@ -143,8 +162,11 @@ std::vector<Text> PairTrainer::held_out_pairs(int64_t count, int64_t seed) {
   play.sampling = sampling();
   play.first_sequence = uint64_t{1} << 62;
   for (int64_t i = 0; i < count; ++i) play.seeds.push_back(static_cast<uint64_t>(seed + i));
-  return make_pairs(
-      play_episodes(task(config_.eval.split), *sampler_, *model_.tokenizer, play, &pool_));
+  const std::vector<Episode> episodes =
+      play_episodes(task(config_.eval.split), *sampler_, *model_.tokenizer, play, &pool_);
+  std::vector<Text> pairs = make_pairs(episodes);
+  if (pairs.empty()) fail_pairs(count, episodes);
+  return pairs;
 }
 
 // --- reward model
@@ -165,6 +187,16 @@ void split_pairs(const Tensor& both, std::vector<float>& chosen, std::vector<flo
   rejected.clear();
   for (int64_t i = 0; i < both.numel(); ++i)
     (i % 2 == 0 ? chosen : rejected).push_back(both.data<float>()[i]);
+}
+
+void add_rewards(const RewardLoss& part, const Tensor& both, double pairs, Metrics& metrics) {
+  metrics.mean("accuracy", part.accuracy, pairs);
+  metrics.mean("margin", part.margin, pairs);
+  for (const double r : both.values<float>()) {
+    metrics.add("min_reward", r, Reduction::min);
+    metrics.mean("mean_reward", r);
+    metrics.add("max_reward", r, Reduction::max);
+  }
 }
 
 }  // namespace
@@ -200,15 +232,7 @@ void RewardTrainer::learn(Metrics& metrics) {
     }
     backward(roots, seeds);
     tokens += static_cast<double>(pack.tokens.size());
-    const auto weight = static_cast<double>(chosen.size());
-    metrics.mean("accuracy", part.accuracy, weight);
-    metrics.mean("margin", part.margin, weight);
-    for (int64_t i = 0; i < both.numel(); ++i) {
-      const double r = both.data<float>()[i];
-      metrics.add("min_reward", r, Reduction::min);
-      metrics.mean("mean_reward", r);
-      metrics.add("max_reward", r, Reduction::max);
-    }
+    add_rewards(part, both, static_cast<double>(chosen.size()), metrics);
   }
   metrics.mean("loss", loss);
   metrics.last("num_tokens", tokens);
@@ -221,25 +245,44 @@ EvalResult RewardTrainer::judge(int64_t episodes, int64_t seed, bool) {
   const NoGrad no_grad;
   EvalResult out;
   out.scores = true;
-  double margin = 0;
-  std::vector<float> chosen, rejected;
+  out.unit = "pairs";
+  Metrics measured;
+  std::vector<float> chosen, rejected, d_chosen, d_rejected;
   for (const Pack& pack : pack_texts(pairs, packing(true, false))) {
     const Tensor both = rewards(pack_hidden(*model_.decoder, pack), pack);
     check_finite(both.values<float>(), "the reward of an answer");
     split_pairs(both, chosen, rejected);
-    for (size_t i = 0; i < chosen.size(); ++i) {
+    for (size_t i = 0; i < chosen.size(); ++i)
       out.returns.push_back(chosen[i] > rejected[i] ? 1 : 0);
-      margin += static_cast<double>(chosen[i]) - rejected[i];
-    }
+    const auto count = static_cast<double>(chosen.size());
+    const RewardLoss part = reward_loss(chosen, rejected, {}, config_.trainer.language.center,
+                                        count, d_chosen, d_rejected);
+    measured.mean("loss", part.loss, count);
+    add_rewards(part, both, count, measured);
   }
   for (const Text& pair : pairs)
     out.lengths.push_back(static_cast<int64_t>(pair.continuations[0].tokens.size()));
-  out.means.emplace_back("eval/margin", margin / std::max<double>(1, out.returns.size()));
+  add_means(measured, out);
   return out;
 }
 
 // --- direct preference optimisation
 // -----------------------------------------------------------------
+
+namespace {
+
+/// `sums`: log-probabilities of the answers, chosen and rejected by turns.
+void add_preferences(const DpoLoss& part, std::span<const double> sums, Metrics& metrics) {
+  const auto pairs = static_cast<double>(sums.size() / 2);
+  metrics.mean("rewards/chosen", part.chosen_reward, pairs);
+  metrics.mean("rewards/rejected", part.rejected_reward, pairs);
+  metrics.mean("rewards/accuracies", part.accuracy, pairs);
+  metrics.mean("rewards/margins", part.margin, pairs);
+  for (size_t s = 0; s < sums.size(); ++s)
+    metrics.mean(s % 2 == 0 ? "logps/chosen" : "logps/rejected", sums[s]);
+}
+
+}  // namespace
 
 Dpo::Dpo(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs)
     : PairTrainer(config, pool, std::move(make_envs), false) {}
@@ -276,14 +319,7 @@ void Dpo::learn(Metrics& metrics) {
     backward(log_prob, Tensor::from(std::span<const float>(gradient), log_prob.sizes()));
     loss += part.loss;
     tokens += static_cast<double>(pack.tokens.size());
-    const auto weight = static_cast<double>(pack.sequences() / 2);
-    metrics.mean("rewards/chosen", part.chosen_reward, weight);
-    metrics.mean("rewards/rejected", part.rejected_reward, weight);
-    metrics.mean("rewards/accuracies", part.accuracy, weight);
-    metrics.mean("rewards/margins", part.margin, weight);
-    const std::vector<double> sums = sequence_sums(active.span, log_prob.values<float>());
-    for (size_t s = 0; s < sums.size(); ++s)
-      metrics.mean(s % 2 == 0 ? "logps/chosen" : "logps/rejected", sums[s]);
+    add_preferences(part, sequence_sums(active.span, log_prob.values<float>()), metrics);
   }
   metrics.mean("loss", loss);
   metrics.last("num_tokens", tokens);
@@ -295,21 +331,30 @@ EvalResult Dpo::judge(int64_t episodes, int64_t seed, bool deterministic) {
   if (has_envs()) return LanguageTrainer::judge(episodes, seed, deterministic);
   const std::vector<Text> pairs = held_out_pairs(episodes, seed);
   const std::vector<Pack> packs = pack_texts(pairs, packing(false, false));
+  const DpoOptions options = dpo_options(config_.trainer.language);
   EvalResult out;
   out.scores = true;
+  out.unit = "pairs";
+  Metrics measured;
+  std::vector<float> before, gradient;
   for (const Pack& pack : packs) {
     const std::span<const Pack> one(&pack, 1);
     const Active active(pack);
     const std::vector<float> now = text_log_probs(*model_.decoder, one, 1);
     check_finite(now, "the log-probability of a token");
     std::vector<double> gain = sequence_sums(active.span, now);
-    if (reference_) {
-      const auto before = sequence_sums(active.span, text_log_probs(*reference_, one, 1));
-      for (size_t s = 0; s < gain.size(); ++s) gain[s] -= before[s];
-    }
+    if (reference_) before = text_log_probs(*reference_, one, 1);
+    const auto count = static_cast<double>(gain.size() / 2);
+    const DpoLoss part = dpo_loss(active.span, now, before, options, count, gradient);
+    measured.mean("loss", part.loss, count);
+    add_preferences(part, gain, measured);
+    const std::vector<double> start = sequence_sums(active.span, before);
+    if (reference_)
+      for (size_t s = 0; s < gain.size(); ++s) gain[s] -= start[s];
     for (size_t s = 0; s + 1 < gain.size(); s += 2)
       out.returns.push_back(gain[s] > gain[s + 1] ? 1 : 0);
   }
+  add_means(measured, out);
   for (const Text& pair : pairs)
     out.lengths.push_back(static_cast<int64_t>(pair.continuations[0].tokens.size()));
   return out;

@@ -26,6 +26,7 @@ class PairTrainer : public LanguageTrainer {
 
  private:
   std::vector<Text> make_pairs(const std::vector<Episode>& episodes) const;
+  [[noreturn]] void fail_pairs(int64_t items, const std::vector<Episode>& episodes) const;
 
   std::unique_ptr<Generator> sampler_;  // of the reference
   TextFeed feed_;

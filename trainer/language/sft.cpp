@@ -27,6 +27,7 @@ Sft::Sft(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs)
     options.max_tokens = model_.decoder->config().max_position_embeddings;
     feed_ = TextFeed(read_data(config_, *model_.tokenizer, options),
                      static_cast<uint64_t>(config_.seed));
+    if (!has_envs()) check_held_out(feed_.data());
   }
 }
 
@@ -69,8 +70,6 @@ void Sft::learn(Metrics& metrics) {
 EvalResult Sft::judge(int64_t episodes, int64_t seed, bool deterministic) {
   if (has_envs()) return LanguageTrainer::judge(episodes, seed, deterministic);
   const std::vector<Text>& held = feed_.data().test;
-  BESSEMER_CHECK(!held.empty(), ValueError,
-                 "data.holdout leaves no example to be judged by, and there is no env.id");
   const NoGrad no_grad;
   EvalResult out;
   out.scores = true;
@@ -83,9 +82,12 @@ EvalResult Sft::judge(int64_t episodes, int64_t seed, bool deterministic) {
     out.returns.push_back(sums.tokens > 0 ? sums.right / sums.tokens : 0);
     out.lengths.push_back(static_cast<int64_t>(sums.tokens));
     all.loss += sums.loss;
+    all.right += sums.right;
     all.tokens += sums.tokens;
   }
+  out.unit = "examples";
   out.means.emplace_back("eval/loss", all.loss / std::max(all.tokens, 1.0));
+  out.means.emplace_back("eval/mean_token_accuracy", all.right / std::max(all.tokens, 1.0));
   return out;
 }
 

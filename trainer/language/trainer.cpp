@@ -171,6 +171,17 @@ void LanguageTrainer::return_to(const Place& place) {
   steps_ = place.steps;
 }
 
+void LanguageTrainer::add_means(const Metrics& measured, EvalResult& result) {
+  for (const auto& [name, value] : measured.values())
+    result.means.emplace_back(cat("eval/", name), value.value());
+}
+
+void LanguageTrainer::check_held_out(const Dataset& data) const {
+  BESSEMER_CHECK(!data.test.empty(), ValueError, "data.holdout is ", config_.data.holdout,
+                 ", which leaves none of the ", data.train.size(), " examples of ",
+                 config_.data.file, " to be judged by");
+}
+
 void LanguageTrainer::check_finite(std::span<const float> values, std::string_view name) {
   BESSEMER_CHECK(all_finite(values), NotFiniteError, name, " is not finite");
 }

@@ -67,6 +67,12 @@ class LanguageTrainer : public Algorithm {
   PackOptions packing(bool whole = false, bool divide = true) const;
 
   double learning_rate() const;
+  /// Appends what `measured` holds to the means of an evaluation, as "eval/NAME".
+  static void add_means(const Metrics& measured, EvalResult& result);
+  /// Before anything is trained: a run without an environment is judged by what is held out of its
+  /// file. ValueError where that is nothing.
+  void check_held_out(const Dataset& data) const;
+
   /// NotFiniteError that says which values are not finite.
   static void check_finite(std::span<const float> values, std::string_view name);
   /// One step of the optimiser with the gradients that lie on the parameters. NotFiniteError before
