@@ -67,7 +67,8 @@ std::vector<Entry> command_table() {
          {"--top-p", "P", "of the most likely tokens with probability P together"},
          {"--max-tokens", "N", "of an answer; default 256"},
          {"--seed", "S", "of the draws"}},
-        "  Turns come from the terminal or, one a line, from a pipe."},
+        "  Turns come from the terminal or, one a line, from a pipe. Ctrl-C stops an answer, once\n"
+        "  more leaves. A conversation that outgrows the model's context begins anew."},
        command_chat},
       {{"data",
         "show FILE.jsonl|RECIPE [a.b=c ...]",

@@ -93,7 +93,7 @@ def test_chat_answers_a_pipe_turn_by_turn(run):
     a = bessemer(*drawn, 1, input="1+2=\n").stdout
     assert a == bessemer(*drawn, 1, input="1+2=\n").stdout
     assert a != bessemer(*drawn, 2, input="1+2=\n").stdout
-    full = bessemer("chat", run, input="1" * 500 + "\n", expect=1)
+    full = bessemer("chat", run, input="1" * 500 + "\n")
     assert re.search("context of [0-9]+ tokens", full.stderr)
     assert "--temperature takes" in bessemer("chat", run, "--temperature", "hot", expect=2).stderr
 

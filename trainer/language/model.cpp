@@ -31,16 +31,6 @@ void check_shape(const DecoderKeys& keys, const nn::DecoderConfig& found, const 
   check("max_position_embeddings", keys.max_position_embeddings, found.max_position_embeddings);
 }
 
-std::unique_ptr<Tokenizer> load_tokenizer(const fs::path& folder, int64_t vocabulary) {
-  auto out = std::make_unique<Tokenizer>(Tokenizer::load(folder / "tokenizer.json"));
-  BESSEMER_CHECK(out->size() <= vocabulary, ValueError, (folder / "tokenizer.json").string(),
-                 " has ", out->size(), " tokens, the weights beside it only ", vocabulary);
-  for (const std::string& mark : chat_special_tokens())
-    BESSEMER_CHECK(out->has_special(mark), ValueError, (folder / "tokenizer.json").string(),
-                   " has no special token ", mark, ", which the chat template needs");
-  return out;
-}
-
 Tokenizer new_tokenizer(const DecoderKeys& keys,
                         const std::function<std::vector<std::string>()>& texts) {
   const std::vector<std::string> special = chat_special_tokens();
@@ -64,6 +54,16 @@ fs::path weights_folder(const std::string& path) {
   BESSEMER_CHECK(!newest.empty() && fs::exists(newest / "config.json"), ValueError, path,
                  " holds no language model: neither config.json nor a checkpoint that has one");
   return newest;
+}
+
+std::unique_ptr<Tokenizer> load_tokenizer(const fs::path& folder, int64_t vocabulary) {
+  auto out = std::make_unique<Tokenizer>(Tokenizer::load(folder / "tokenizer.json"));
+  BESSEMER_CHECK(out->size() <= vocabulary, ValueError, (folder / "tokenizer.json").string(),
+                 " has ", out->size(), " tokens, the weights beside it only ", vocabulary);
+  for (const std::string& mark : chat_special_tokens())
+    BESSEMER_CHECK(out->has_special(mark), ValueError, (folder / "tokenizer.json").string(),
+                   " has no special token ", mark, ", which the chat template needs");
+  return out;
 }
 
 nn::DecoderConfig decoder_shape(const DecoderKeys& keys, int64_t vocabulary) {

@@ -27,6 +27,10 @@ struct LanguageModel {
 /// checkpoint of a run. ValueError where there is none.
 std::filesystem::path weights_folder(const std::string& path);
 
+/// The tokenizer of such a folder. ValueError where it has more entries than `vocabulary`, the
+/// weights' rows, or lacks a mark of the chat template.
+std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& folder, int64_t vocabulary);
+
 /// Shape of new weights: what the recipe says, else 128 wide, 4 layers, heads of 32.
 nn::DecoderConfig decoder_shape(const DecoderKeys& keys, int64_t vocabulary);
 
