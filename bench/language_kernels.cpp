@@ -1,8 +1,10 @@
-// Kernels of a decoder, one thread: rows over 64 MiB beside a copy of the same bytes, the last
-// layer with its loss and products of bfloat16 beside the limit of multiply-adds in float32.
-// BESSEMER_ISA chooses the table. Peers: bench/peers/language_kernels.py (torch, the same sizes).
-//   bench_language_kernels [--json] [memory|loss|products]
+// Kernels of a decoder: rows over 64 MiB beside a copy of the same bytes (one thread), the last
+// layer with its loss and products of bfloat16 beside the limit of multiply-adds in float32 (one
+// thread unless told otherwise). BESSEMER_ISA chooses the table. Peers:
+// bench/peers/language_kernels.py (torch, the same sizes).
+//   bench_language_kernels [--json] [--threads N] [memory|loss|products]
 #include <cstring>
+#include <fstream>
 
 #include "autograd/engine.h"
 #include "bench/bench.h"
@@ -16,6 +18,16 @@ namespace {
 Tensor draw(const Shape& shape, double scale = 1) {
   const Tensor seed = Tensor::full({}, 1, Dtype::i64), counter = Tensor::full({}, 0, Dtype::i64);
   return random_uniform(shape, seed, counter) * (2 * scale) - scale;
+}
+
+/// The same values made in place: nothing is freed that a later measurement would find again.
+Tensor draw_in_place(const Shape& shape, float scale) {
+  const Tensor out = Tensor::empty(shape);
+  const Rng rng{1};
+  for (int64_t i = 0; i < out.numel(); ++i)
+    out.data<float>()[i] =
+        scale * (2 * uniform_float(rng.at(static_cast<uint64_t>(i)).word[0]) - 1);
+  return out;
 }
 
 /// Rates in GB/s with their share of the first subject's.
@@ -80,19 +92,37 @@ void memory(Report& report, const cpu::KernelTable& t) {
 }
 
 void report_products(Report& report, const cpu::KernelTable& t, std::vector<Subject>& s) {
-  s.insert(s.begin(), {"limit: float32 multiply-adds in registers", [&t] { peak(t); }, peak(t)});
+  const std::vector<Subject> limits = peak_subjects(t, cpu::pool().threads());
+  s.insert(s.begin(), limits.begin(), limits.end());
   measure(s, 7, 0.05);
+  const double limit = s[limits.size() - 1].rate();
   for (const Subject& subject : s) {
-    report.figure(subject.name, subject.rate() / 1e9, "GFLOP/s", "limit",
-                  subject.rate() / s[0].rate());
-    if (subject.work > 1e10) report.figure("  seconds", subject.median(), "s");
+    report.figure(subject.name, subject.rate() / 1e9, "GFLOP/s", "limit", subject.rate() / limit);
+    if (subject.work > 1e10) report.figure(subject.name + ", time", subject.median(), "s");
   }
+}
+
+/// What the system says of this process in /proc/self/status, in MiB; 0 where it says nothing.
+double status_mebibytes(const std::string& key) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with(key)) return std::stod(line.substr(key.size() + 1)) / 1024;
+  return 0;
+}
+
+/// Memory that `body` needs at its peak beyond what is resident before it, in MiB.
+double peak_mebibytes(const std::function<void()>& body) {
+  std::ofstream("/proc/self/clear_refs") << 5;  // the peak starts again
+  const double before = status_mebibytes("VmRSS:");
+  body();
+  return status_mebibytes("VmHWM:") - before;
 }
 
 /// 512 tokens x 576 x a vocabulary of 49152, forward and backward.
 void loss(Report& report, const cpu::KernelTable& t) {
   constexpr int64_t tokens = 512, width = 576, vocabulary = 49152;
-  const Tensor x = draw({tokens, width}), weight = draw({vocabulary, width}, 0.05);
+  const Tensor x = draw_in_place({tokens, width}, 1);
+  const Tensor weight = draw_in_place({vocabulary, width}, 0.05f);
   const Tensor half = cast(x, Dtype::bf16), ones = Tensor::ones({tokens});
   const Tensor targets = Tensor::empty({tokens}, Dtype::i64);
   for (int64_t i = 0; i < tokens; ++i) targets.data<int64_t>()[i] = i * 91 % vocabulary;
@@ -103,6 +133,11 @@ void loss(Report& report, const cpu::KernelTable& t) {
     backward(made ? linear_nll(input, weight, targets, ones)
                   : -sum(linear_cross_entropy(input, weight, targets)[0]));
   };
+  {  // before anything is kept for the next time; gradients are no temporaries
+    const double gradients = 4.0 * (tokens * width + vocabulary * width) / (1 << 20);
+    const double peak = peak_mebibytes([&] { train(x, true); });
+    report.figure("linear_nll 512 x 576 x 49152, peak temporaries", peak - gradients, "MiB");
+  }
   std::vector<Subject> s;
   s.push_back(
       {"linear_nll 512 x 576 x 49152, with gradients", [&] { train(x, true); }, 3 * product});
@@ -146,8 +181,12 @@ int main(int argc, char** argv) {
   const std::pair<const char*, void (*)(Report&, const bessemer::cpu::KernelTable&)> groups[] = {
       {"memory", memory}, {"loss", loss}, {"products", products}};
   std::string wanted;
-  for (int i = 1; i < argc; ++i)
-    if (argv[i][0] != '-') wanted = argv[i];
+  for (int i = 1; i < argc; ++i) {
+    if (std::strcmp(argv[i], "--threads") == 0 && i + 1 < argc)
+      bessemer::cpu::set_threads(std::stoi(argv[++i]));
+    else if (argv[i][0] != '-')
+      wanted = argv[i];
+  }
   if (!report.json()) std::printf("instruction set %s\n", table.isa);
   for (const auto& [name, run] : groups) {
     if (!wanted.empty() && wanted != name) continue;

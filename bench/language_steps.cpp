@@ -226,13 +226,9 @@ double step_seconds(LanguageTrainer& trainer, int repeats) {
 }
 
 void steps(Report& report, const std::vector<std::string>& algorithms, int threads, int repeats) {
-  std::vector<Subject> limit = {
-      {cat("limit: fp32 multiply-adds in registers, ", threads,
-           threads > 1 ? " threads" : " thread"),
-       [&] { cpu::pool().run(threads, [](int64_t) { peak(cpu::kernels()); }); },
-       threads * peak(cpu::kernels())}};
-  measure(limit, repeats, 0.05);
-  report.figure(limit[0].name, limit[0].rate() / 1e9, "GFLOP/s");
+  std::vector<Subject> limits = peak_subjects(cpu::kernels(), threads);
+  measure(limits, repeats, 0.05);
+  for (const Subject& limit : limits) report.figure(limit.name, limit.rate() / 1e9, "GFLOP/s");
   const Folder folder;
   ThreadPool pool(threads);
   for (const std::string& algo : algorithms) {
@@ -242,7 +238,7 @@ void steps(Report& report, const std::vector<std::string>& algorithms, int threa
       const auto trainer = make(settings(algo, folder, dtype), pool, folder);
       const double seconds = step_seconds(*trainer, repeats);
       report.figure(cat(upper, " step, 14 M, ", dtype == "f32" ? "fp32" : "bf16"), seconds, "s",
-                    "fp32 limit", necessary(algo) / seconds / limit[0].rate());
+                    "fp32 limit", necessary(algo) / seconds / limits.back().rate());
     }
   }
 }

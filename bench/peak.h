@@ -64,6 +64,17 @@ inline double peak(const cpu::KernelTable& table) {
 inline Subject peak_subject(const cpu::KernelTable& table) {
   return {"limit: multiply-adds in registers, 1 thread", [&table] { peak(table); }, peak(table)};
 }
+/// The limit of one thread and, where there are more, of `threads` of cpu::pool() side by side; the
+/// last one is what a program that runs on `threads` is held against.
+inline std::vector<Subject> peak_subjects(const cpu::KernelTable& table, int threads) {
+  std::vector<Subject> out;
+  for (int count = 1; count <= threads; count += std::max(1, threads - 1))
+    out.push_back({"limit: fp32 multiply-adds in registers, " + std::to_string(count) +
+                       (count > 1 ? " threads" : " thread"),
+                   [&table, count] { cpu::pool().run(count, [&table](int64_t) { peak(table); }); },
+                   count * peak(table)});
+  return out;
+}
 
 #undef BESSEMER_TWELVE
 #undef BESSEMER_WIDE

@@ -1,6 +1,6 @@
 """CPU kernels of PyTorch: GFLOP/s of linear layers, GB/s of memory-bound ones.
 
-usage: kernels.py [--threads 1]
+usage: core_kernels.py [--threads 1]
 """
 
 import argparse
