@@ -60,8 +60,17 @@ BESSEMER_INLINE void weigh(Batch& batch, int64_t row, float* scores, int64_t key
   lanes_store(batch.lanes[row], sum + (p + r));
 }
 
+/// Memory to ask for while a tile of rows computes: the scores' chains take one of a block's size,
+/// the outputs' chains the other.
+struct Ahead {
+  const char *scores, *outputs;
+  int64_t step;  // bytes a vector that is read
+};
+
 /// One block of keys for all rows of a batch; `first_key` is the block's first position.
-void attend_block(Batch& batch, const float* k, const float* v, int64_t v_row, int64_t first_key) {
+template <bool kAhead>
+void attend_block(Batch& batch, const float* k, const float* v, int64_t v_row, int64_t first_key,
+                  const Ahead& ahead) {
   const int64_t tiles = (batch.rows + kTileQueries - 1) / kTileQueries;
   int64_t row = 0;
   for (int64_t tile = 0; tile < tiles; ++tile) {
@@ -76,14 +85,16 @@ void attend_block(Batch& batch, const float* k, const float* v, int64_t v_row, i
     if (most > 0) {
       const float* q = batch.q + row * batch.dim;
       float* o = batch.o + row * batch.padded;
-      run_chains<true, false>({batch.dim, q, batch.dim, 1, k, kKeyBlock, batch.weights, kKeyBlock},
-                              rows, kKeyBlock);
+      run_chains<true, false, kAhead>({batch.dim, q, batch.dim, 1, k, kKeyBlock, batch.weights,
+                                       kKeyBlock, ahead.scores, ahead.step},
+                                      rows, kKeyBlock);
       for (int r = 0; r < rows; ++r) {
         const int64_t keys = least(batch.keys[row + r] - first_key, kKeyBlock);
         if (keys > 0) weigh(batch, row + r, batch.weights + r * kKeyBlock, keys);
       }
-      run_chains<true, true>({fewest, batch.weights, kKeyBlock, 1, v, v_row, o, batch.padded}, rows,
-                             batch.padded);
+      run_chains<true, true, kAhead>({fewest, batch.weights, kKeyBlock, 1, v, v_row, o,
+                                      batch.padded, ahead.outputs, ahead.step},
+                                     rows, batch.padded);
       // Keys that some rows see and others do not: a skipped key is not one of weight 0.
       for (int r = 0; r < rows && fewest < kKeyBlock; ++r) {
         const int64_t keys = least(batch.keys[row + r] - first_key, kKeyBlock);
@@ -156,7 +167,21 @@ void attend(const Attend& a, int64_t kv_head, int64_t first, int64_t end) {
           v_row = padded;
         }
       }
-      attend_block(batch, k, v, v_row, block * kKeyBlock);
+      if (batch.rows > kTileQueries) {
+        attend_block<false>(batch, k, v, v_row, block * kKeyBlock, {});
+        continue;
+      }
+      // One tile reads each block once, from wherever pages lie in memory: the next ones are asked
+      // for meanwhile, of this head or of the one after it.
+      const bool ends = (block + 1) * kKeyBlock >= most;
+      const int64_t head = ends && kv_head + 1 < a.kv_heads ? kv_head + 1 : kv_head;
+      const int64_t next = (a.table[ends ? 0 : block + 1] * a.kv_heads + head) * kKeyBlock * dim;
+      const int64_t size = a.bf16 ? 2 : 4;
+      const auto* next_k = static_cast<const char*>(a.k_pages) + next * size;
+      const auto* next_v = static_cast<const char*>(a.v_pages) + next * size;
+      const auto* this_v = static_cast<const char*>(a.v_pages) + offset * size;
+      const Ahead ahead = {a.bf16 ? next_k : this_v, a.bf16 ? next_v : next_k, size * kVec};
+      attend_block<true>(batch, k, v, v_row, block * kKeyBlock, ahead);
     }
     for (int64_t r = 0; r < batch.rows; ++r) {
       const float inverse = 1.0f / lanes_sum(lanes_load(batch.lanes[r]));

@@ -25,6 +25,10 @@ struct Chains {
   int64_t b_row;
   float* c;
   int64_t c_row;
+  /// What is asked for meanwhile, where it is not null: `ahead_step` bytes further with every
+  /// vector of B that is read.
+  const char* ahead = nullptr;
+  int64_t ahead_step = 0;
 };
 
 template <int... kV>
@@ -32,7 +36,8 @@ BESSEMER_INLINE void row_load(vf* acc, const float* from, Indices<kV...>) {
   ((acc[kV] = vec_load(from + kV * kVec)), ...);
 }
 
-template <int kRows, int kVectors, bool kAdjacent, bool kContinue, int... kR, int... kV>
+template <int kRows, int kVectors, bool kAdjacent, bool kContinue, bool kAhead, int... kR,
+          int... kV>
 BESSEMER_INLINE void chains_body(const Chains& t, Indices<kR...>, Indices<kV...> vectors) {
   vf acc[kRows * kVectors];
   const float *a = t.a, *b = t.b;
@@ -43,8 +48,13 @@ BESSEMER_INLINE void chains_body(const Chains& t, Indices<kR...>, Indices<kV...>
   } else {
     (row_clear(acc + kR * kVectors, vectors), ...);
   }
+  [[maybe_unused]] const char* ahead = t.ahead;
   for (int64_t p = 0; p < t.k; ++p) {
     const vf bv[kVectors] = {vec_load(b + kV * kVec)...};
+    if constexpr (kAhead) {
+      (__builtin_prefetch(ahead + kV * t.ahead_step), ...);
+      ahead += kVectors * t.ahead_step;
+    }
     if constexpr (kAdjacent) {
       (row_step(acc + kR * kVectors, vec_all(a[kR * stride]), bv, vectors), ...);
       a += 1;
@@ -57,10 +67,10 @@ BESSEMER_INLINE void chains_body(const Chains& t, Indices<kR...>, Indices<kV...>
   (row_store(acc + kR * kVectors, c + kR * c_row, vectors), ...);
 }
 
-template <int kRows, int kVectors, bool kAdjacent, bool kContinue>
+template <int kRows, int kVectors, bool kAdjacent, bool kContinue, bool kAhead>
 static void chains_kernel(const Chains& t) {
-  chains_body<kRows, kVectors, kAdjacent, kContinue>(t, std::make_integer_sequence<int, kRows>(),
-                                                     std::make_integer_sequence<int, kVectors>());
+  chains_body<kRows, kVectors, kAdjacent, kContinue, kAhead>(
+      t, std::make_integer_sequence<int, kRows>(), std::make_integer_sequence<int, kVectors>());
 }
 
 using ChainsKernel = void (*)(const Chains&);
@@ -70,32 +80,34 @@ inline constexpr int kFewRows = kTileQueries / 2;
 struct ChainsTable {
   ChainsKernel at[2][kTileQueries], few[kFewRows];
 };
-template <bool kAdjacent, bool kContinue, int... kR, int... kF>
+template <bool kAdjacent, bool kContinue, bool kAhead, int... kR, int... kF>
 constexpr ChainsTable make_chains(Indices<kR...>, Indices<kF...>) {
-  return {{{chains_kernel<kR + 1, 1, kAdjacent, kContinue>...},
-           {chains_kernel<kR + 1, 2, kAdjacent, kContinue>...}},
-          {chains_kernel<kF + 1, 4, kAdjacent, kContinue>...}};
+  return {{{chains_kernel<kR + 1, 1, kAdjacent, kContinue, kAhead>...},
+           {chains_kernel<kR + 1, 2, kAdjacent, kContinue, kAhead>...}},
+          {chains_kernel<kF + 1, 4, kAdjacent, kContinue, kAhead>...}};
 }
 /// A's columns adjacent (a_step 1) or its rows (a_row 1).
-template <bool kAdjacent, bool kContinue>
-inline constexpr ChainsTable kChains = make_chains<kAdjacent, kContinue>(
+template <bool kAdjacent, bool kContinue, bool kAhead>
+inline constexpr ChainsTable kChains = make_chains<kAdjacent, kContinue, kAhead>(
     std::make_integer_sequence<int, kTileQueries>(), std::make_integer_sequence<int, kFewRows>());
 
 /// rows <= kTileQueries; columns a multiple of 16.
-template <bool kAdjacent, bool kContinue>
+template <bool kAdjacent, bool kContinue, bool kAhead = false>
 BESSEMER_INLINE void run_chains(Chains t, int rows, int64_t columns) {
-  const ChainsTable& table = kChains<kAdjacent, kContinue>;
+  const ChainsTable& table = kChains<kAdjacent, kContinue, kAhead>;
+  const auto advance = [&](int vectors) {
+    t.b += vectors * kVec;
+    t.c += vectors * kVec;
+    columns -= vectors * kVec;
+    t.ahead += vectors * t.k * t.ahead_step;
+  };
   while (rows <= kFewRows && columns >= 4 * kVec) {
     table.few[rows - 1](t);
-    t.b += 4 * kVec;
-    t.c += 4 * kVec;
-    columns -= 4 * kVec;
+    advance(4);
   }
   while (columns >= 2 * kVec) {
     table.at[1][rows - 1](t);
-    t.b += 2 * kVec;
-    t.c += 2 * kVec;
-    columns -= 2 * kVec;
+    advance(2);
   }
   if (columns > 0) table.at[0][rows - 1](t);
 }

@@ -83,6 +83,7 @@ static void run_tiles(Tile t, int64_t m, int64_t n, const float* a, int64_t a_ro
                       const BlockOfB<Step>& b, float* c, const float* bias) {
   const bool adjacent = a_col == 1;
   t.a_stride = adjacent ? a_row : a_col;
+  t.turn = t.k;
   t.b_row = b.row;
   t.b_panel = b.panel;
   // Few rows: wider tiles, so that enough chains are in flight.
@@ -168,31 +169,42 @@ static void gemm_stream(const Product& g, int64_t n0, int64_t n1) {
     a_row = g.k + kApart;
   }
   const bool adjacent = g.a_col == 1;
-  int width = 1;  // log2 of its vectors: wide for few rows, so that enough chains are in flight
-  while (width < 3 && (kVec << width) < kPanel && m <= tile_rows(2 << width)) ++width;
-  const int64_t columns = kVec << width, parts = kPanel / columns, most = tile_rows(1 << width);
-  const int64_t tiles = (m + most - 1) / most, visits = tiles * parts;
-  // As long as memory takes, in steps that are longer with more rows. Where a panel is visited
-  // several times, each visit asks for its part of the next block.
-  const int64_t ahead = kPanel * (visits == 1 ? 8 * (m + 1) : Step::kBlock);
+  int widest = 1;  // log2 of a tile's vectors: for few rows, so that enough chains are in flight
+  while (widest < 3 && m <= tile_rows(2 << widest)) ++widest;
   Tile t;
   t.a_stride = adjacent ? a_row : g.a_col;
   t.b_row = kPanel;
   t.b_panel = g.k * kPanel;
-  t.ahead_row = (kPanel + visits - 1) / visits;
   t.c_row = g.c_row;
   t.c_col = g.c_col;
   t.bias_by_row = g.bias_by_row;
-  for (int64_t panel = n0; panel < n1; panel += kPanel) {
+  int64_t group;
+  for (int64_t first = n0; first < n1; first += group) {
+    int width = widest;
+    while ((kVec << width) > kPanel &&
+           (kVec << width) > (n1 - first + kPanel - 1) / kPanel * kPanel)
+      --width;
+    const int64_t columns = kVec << width, most = tile_rows(1 << width);
+    group = columns > kPanel ? columns : kPanel;
+    const int64_t wide = group / kPanel, tiles = (m + most - 1) / most;
+    const int64_t visits = tiles * (group / columns);
+    // How early, in steps: as long as memory takes. A step is longer with more rows, and where a
+    // panel is visited several times, each visit asks for its part of the next block.
+    const int64_t early = visits > 1 ? Step::kBlock : wide > 1 ? 48 / wide : 8 * (m + 1);
+    t.ahead_row = (kPanel + visits - 1) / visits;
+    const B* panel = static_cast<const B*>(g.b_packed) + first * g.k;
     for (int64_t p0 = 0; p0 == 0 || p0 < g.k; p0 += Step::kBlock) {
-      const B* at = static_cast<const B*>(g.b_packed) + panel * g.k + p0 * kPanel;
       t.k = least(g.k - p0, Step::kBlock);
+      // The end of these panels is followed by the beginning of the next ones.
+      const int64_t turn = g.k - p0 - early;
+      t.turn = visits > 1 || turn > t.k ? t.k : turn < 0 ? 0 : turn;
+      t.ahead_next = panel + (wide * g.k + p0 + t.turn + early - g.k) * kPanel;
       const bool last = p0 + t.k == g.k && !g.accumulate;
       t.load = g.accumulate || p0 > 0;
       t.activation = last ? g.activation : Activation::none;
       int64_t visit = 0;
-      for (int64_t j = panel; j < least(panel + kPanel, n1); j += columns) {
-        t.b = at + (j - panel);
+      for (int64_t j = first; j < least(first + group, n1); j += columns) {
+        t.b = panel + p0 * kPanel + (j - first);
         t.columns = least(n1 - j, columns);
         int64_t i = 0;
         for (int64_t tile = 0; tile < tiles; ++tile, ++visit) {
@@ -200,7 +212,7 @@ static void gemm_stream(const Product& g, int64_t n0, int64_t n1) {
           t.a = a + i * a_row + p0 * g.a_col;
           t.c = g.c + i * g.c_row + j * g.c_col;
           t.bias = last && g.bias ? g.bias + (g.bias_by_row ? i : j) : nullptr;
-          t.ahead = at + ahead + visit * t.k * kPanel / visits;
+          t.ahead = panel + (p0 + early) * kPanel + visit * t.k * kPanel / visits;
           kTiles<Step>.width[adjacent][width].at[rows - 1](t);
           i += rows;
         }

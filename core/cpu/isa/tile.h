@@ -54,6 +54,8 @@ struct Tile {
   // further with each step.
   const void* ahead = nullptr;
   int64_t ahead_row = 0;
+  int64_t turn = 0;  // after so many steps, at most k, it goes on at `ahead_next`
+  const void* ahead_next = nullptr;
   float* c = nullptr;
   int64_t c_row = 0, c_col = 1;
   int64_t columns = 0;  // of C that exist, at most the tile's width
@@ -131,19 +133,22 @@ BESSEMER_INLINE void tile_body(const Tile& t, Indices<kR...>, Indices<kV...> vec
   const auto* b = static_cast<const typename Step::B*>(t.b);
   const int64_t stride = t.a_stride, b_row = t.b_row, b_panel = t.b_panel, ahead_row = t.ahead_row;
   const auto* ahead = static_cast<const typename Step::B*>(t.ahead);
-  for (int64_t p = 0; p < t.k; ++p) {
-    const vf bv[kVectors] = {
-        Step::load(b + (kV * kVec / kPanel) * b_panel + (kV * kVec % kPanel))...};
-    (__builtin_prefetch(ahead + (kV * kVec / kPanel) * b_panel + (kV * kVec % kPanel)), ...);
-    ahead += ahead_row;
-    if constexpr (kAdjacent) {
-      (row_step<Step>(acc + kR * kVectors, vec_all(a[kR * stride]), bv, vectors), ...);
-      a += 1;
-    } else {
-      (row_step<Step>(acc + kR * kVectors, vec_all(a[kR]), bv, vectors), ...);
-      a += stride;
+  for (int64_t left = t.k, steps = t.turn; left > 0; left -= steps, steps = left) {
+    for (int64_t p = 0; p < steps; ++p) {
+      const vf bv[kVectors] = {
+          Step::load(b + (kV * kVec / kPanel) * b_panel + (kV * kVec % kPanel))...};
+      (__builtin_prefetch(ahead + (kV * kVec / kPanel) * b_panel + (kV * kVec % kPanel)), ...);
+      ahead += ahead_row;
+      if constexpr (kAdjacent) {
+        (row_step<Step>(acc + kR * kVectors, vec_all(a[kR * stride]), bv, vectors), ...);
+        a += 1;
+      } else {
+        (row_step<Step>(acc + kR * kVectors, vec_all(a[kR]), bv, vectors), ...);
+        a += stride;
+      }
+      b += b_row;
     }
-    b += b_row;
+    ahead = static_cast<const typename Step::B*>(t.ahead_next);
   }
   constexpr int kWidth = kVectors * kVec;
   const bool curved = t.activation != Activation::none && t.activation != Activation::relu;
