@@ -158,6 +158,8 @@ class Play {
       episode.log_prob.push_back(completion.log_prob[i]);
       episode.version.push_back(completion.version[i]);
     }
+    episode.turn_end.push_back(episode.length());
+    episode.turn_reward.push_back(0);
     episode.answer = chat.last_answer();
     episode.cut = completion.finish != Finish::stop;
     episode.off_policy |= completion.truncated_sampling;
@@ -174,6 +176,7 @@ class Play {
       return false;
     }
     episode.reward += table_.reward[i];
+    episode.turn_reward.back() = table_.reward[i];
     episode.components.clear();
     for (const std::vector<float>& column : table_.components)
       episode.components.push_back(column[i]);

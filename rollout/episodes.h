@@ -12,15 +12,17 @@
 namespace bessemer {
 
 struct Episode {
-  std::vector<int32_t> prompt;    // up to the first answer
-  Continuation continuation;      // up to the model's last token; trained: what the model said
-  std::vector<float> log_prob;    // [trained tokens] as reported while sampling
-  std::vector<uint64_t> version;  // [trained tokens] of the weights that sampled them
-  double reward = 0;              // sum over the turns; not a number after a fault
-  std::vector<float> components;  // the Spec's named rewards, of the last turn
-  std::string question;           // the environment's first words
-  std::string answer;             // the model's last ones
-  std::string oracle;             // what would have been right at the first turn; "" if unknown
+  std::vector<int32_t> prompt;     // up to the first answer
+  Continuation continuation;       // up to the model's last token; trained: what the model said
+  std::vector<float> log_prob;     // [trained tokens] as reported while sampling
+  std::vector<uint64_t> version;   // [trained tokens] of the weights that sampled them
+  std::vector<int64_t> turn_end;   // [turns] trained tokens up to the end of each
+  std::vector<float> turn_reward;  // [turns] of the environment
+  double reward = 0;               // sum over the turns; not a number after a fault
+  std::vector<float> components;   // the Spec's named rewards, of the last turn
+  std::string question;            // the environment's first words
+  std::string answer;              // the model's last ones
+  std::string oracle;              // what would have been right at the first turn; "" if unknown
   int64_t turns = 0;
   bool ended = false;       // by the environment, or its limit of turns
   bool cut = false;         // the last answer has no end token

@@ -30,9 +30,41 @@ double sigmoid(double x) {
   return x >= 0 ? 1 / (1 + std::exp(-x)) : std::exp(x) / (1 + std::exp(x));
 }
 
-/// The unbiased deviation; 0 for fewer than two.
-double deviation(double sum, double squares, double n) {
-  return n < 2 ? 0 : std::sqrt(std::max(0.0, (squares - sum * sum / n) / (n - 1)));
+struct Moments {
+  double count = 0, mean = 0;
+  double deviation = 0;  // unbiased; 0 for fewer than two
+  float low = INFINITY, high = -INFINITY;
+};
+/// Of what is a number.
+Moments moments(std::span<const float> values) {
+  Moments out;
+  double sum = 0, squares = 0;
+  for (const float x : values) {
+    if (std::isnan(x)) continue;
+    sum += x;
+    ++out.count;
+    out.low = std::min(out.low, x);
+    out.high = std::max(out.high, x);
+  }
+  if (out.count > 0) out.mean = sum / out.count;
+  for (const float x : values)
+    if (!std::isnan(x)) squares += (x - out.mean) * (x - out.mean);
+  if (out.count > 1) out.deviation = std::sqrt(squares / (out.count - 1));
+  return out;
+}
+
+/// What centred rewards are divided by, [rewards].
+std::vector<double> advantage_divisors(std::span<const float> rewards, size_t group_size,
+                                       AdvantageScale scale) {
+  constexpr double kEps = 1e-4;
+  std::vector<double> out(rewards.size(), 1.0);
+  if (scale == AdvantageScale::batch)
+    std::fill(out.begin(), out.end(), moments(rewards).deviation + kEps);
+  if (scale == AdvantageScale::group)
+    for (size_t begin = 0; begin < rewards.size(); begin += group_size)
+      std::fill_n(out.begin() + static_cast<int64_t>(begin), group_size,
+                  moments(rewards.subspan(begin, group_size)).deviation + kEps);
+  return out;
 }
 
 }  // namespace
@@ -194,44 +226,39 @@ GroupAdvantages group_advantages(std::span<const float> rewards, int64_t group_s
                  " rewards do not make whole groups of ", group_size);
   GroupAdvantages out;
   out.advantage.assign(rewards.size(), 0.0f);
-  constexpr double kEps = 1e-4;
-  double batch_sum = 0, batch_squares = 0, batch_count = 0;
-  for (const float r : rewards) {
-    if (std::isnan(r)) continue;
-    batch_sum += r;
-    batch_squares += static_cast<double>(r) * r;
-    ++batch_count;
-  }
-  const double batch_std = deviation(batch_sum, batch_squares, batch_count);
   const auto size = static_cast<size_t>(group_size);
+  const std::vector<double> divisor = advantage_divisors(rewards, size, scale);
   for (size_t begin = 0; begin < rewards.size(); begin += size) {
-    double sum = 0, count = 0;
-    float low = INFINITY, high = -INFINITY;
-    for (size_t i = begin; i < begin + size; ++i) {
-      if (std::isnan(rewards[i])) continue;
-      sum += rewards[i];
-      ++count;
-      low = std::min(low, rewards[i]);
-      high = std::max(high, rewards[i]);
-    }
-    if (count < 2 ||
-        low == high) {  // equal rewards: exactly 0, not the rounding of a mean over 1e-4
+    const Moments group = moments(rewards.subspan(begin, size));
+    // Equal rewards: exactly 0, not the rounding of a mean over 1e-4.
+    if (group.count < 2 || group.low == group.high) {
       ++out.zero_spread_groups;
       continue;
     }
-    const double mean = sum / count;
-    double squares = 0;
+    const double others =
+        scale == AdvantageScale::leave_one_out ? group.count / (group.count - 1) : 1;
     for (size_t i = begin; i < begin + size; ++i)
-      if (!std::isnan(rewards[i])) squares += (rewards[i] - mean) * (rewards[i] - mean);
-    const double std = std::sqrt(squares / (count - 1));
-    for (size_t i = begin; i < begin + size; ++i) {
-      if (std::isnan(rewards[i])) continue;
-      double a = rewards[i] - mean;
-      if (scale == AdvantageScale::group) a /= std + kEps;
-      if (scale == AdvantageScale::batch) a /= batch_std + kEps;
-      if (scale == AdvantageScale::leave_one_out) a *= count / (count - 1);
-      out.advantage[i] = static_cast<float>(a);
-    }
+      if (!std::isnan(rewards[i]))
+        out.advantage[i] = static_cast<float>((rewards[i] - group.mean) * others / divisor[i]);
+  }
+  return out;
+}
+
+std::vector<std::vector<float>> turn_advantages(std::span<const std::vector<float>> to_go,
+                                                int64_t group_size, AdvantageScale scale) {
+  std::vector<std::vector<float>> out(to_go.begin(), to_go.end());
+  size_t turns = 1;
+  for (const std::vector<float>& one : to_go) turns = std::max(turns, one.size());
+  const AdvantageScale centred =
+      scale == AdvantageScale::leave_one_out ? scale : AdvantageScale::none;
+  std::vector<float> column(to_go.size());
+  std::vector<double> divisor;
+  for (size_t t = 0; t < turns; ++t) {
+    for (size_t i = 0; i < to_go.size(); ++i) column[i] = t < to_go[i].size() ? to_go[i][t] : NAN;
+    const GroupAdvantages now = group_advantages(column, group_size, centred);
+    if (t == 0) divisor = advantage_divisors(column, static_cast<size_t>(group_size), scale);
+    for (size_t i = 0; i < to_go.size(); ++i)
+      if (t < to_go[i].size()) out[i][t] = static_cast<float>(now.advantage[i] / divisor[i]);
   }
   return out;
 }

@@ -100,6 +100,18 @@ struct GroupAdvantages {
 GroupAdvantages group_advantages(std::span<const float> rewards, int64_t group_size,
                                  AdvantageScale scale);
 
+/// Advantages of the turns of conversations. With R_t the sum of a conversation's rewards from turn
+/// t on, `to_go[i]` = (R_0, R_1, ...):
+///   A_t = R_t - mean over the group's conversations that have a turn t
+/// (leave_one_out: over the others), divided as in group_advantages by a deviation of the totals
+/// R_0. What a turn could not change any more, the rewards before it and what all that got so far
+/// had to expect, is not credited to it. The turn's own baseline is that of Zeng et al. 2025
+/// (turn-level credit); rewards to go instead of episode rewards are Sutton's, as in process
+/// supervision (Shao et al. 2024, section 4.1.3). Empty entries (episodes that could not be scored)
+/// stay empty.
+std::vector<std::vector<float>> turn_advantages(std::span<const std::vector<float>> to_go,
+                                                int64_t group_size, AdvantageScale scale);
+
 /// How token losses become one number. With L active tokens in a sequence:
 ///   sequence_mean   mean over sequences of (sum / L)              GRPO as published: short answers
 ///   weigh more token_mean      sum / all active tokens of the step           DAPO (Yu et al.

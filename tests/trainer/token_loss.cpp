@@ -189,6 +189,43 @@ TEST_CASE("group_advantages") {
   CHECK_THROWS_AS(group_advantages(rewards, 3, AdvantageScale::group), ValueError);
 }
 
+TEST_CASE("turn_advantages") {
+  // Two groups of three; the fifth conversation could not be scored.
+  const std::vector<std::vector<float>> to_go = {
+      {1, 2, -1}, {0.5f, 0.5f}, {-1, -0.75f, 0.25f, 0.5f}, {2}, {}, {0, 1}};
+  const auto check = [&](AdvantageScale scale, const std::vector<std::vector<double>>& expected) {
+    const auto got = turn_advantages(to_go, 3, scale);
+    REQUIRE(got.size() == expected.size());
+    for (size_t i = 0; i < got.size(); ++i) check_near(got[i], expected[i]);
+  };
+  check(AdvantageScale::group, {{0.8005638533383327, 1.3609585506751654, -0.6004228900037495},
+                                {0.3202255413353331, -0.0800563853338333},
+                                {-1.1207893946736658, -1.2809021653413324, 0.6004228900037495, 0},
+                                {0.7070567847218314},
+                                {},
+                                {-0.7070567847218314, 0}});
+  check(AdvantageScale::batch, {{0.7452893317955779, 1.2669918640524822, -0.5589669988466834},
+                                {0.29811573271823116, -0.07452893317955782},
+                                {-1.043405064513809, -1.1924629308729247, 0.5589669988466834, 0},
+                                {0.8943471981546934},
+                                {},
+                                {-0.8943471981546934, 0}});
+  check(AdvantageScale::none, {{5.0 / 6, 17.0 / 12, -0.625},
+                               {1.0 / 3, -1.0 / 12},
+                               {-7.0 / 6, -4.0 / 3, 0.625, 0},
+                               {1},
+                               {},
+                               {-1, 0}});
+  check(AdvantageScale::leave_one_out,
+        {{1.25, 2.125, -1.25}, {0.5, -0.125}, {-1.75, -2, 1.25, 0}, {2}, {}, {-2, 0}});
+  // One turn each: the same as the advantages of answers.
+  const std::vector<float> rewards = {1, 2, 3, 6};
+  const auto one = turn_advantages(std::vector<std::vector<float>>{{1}, {2}, {3}, {6}}, 4,
+                                   AdvantageScale::group);
+  const auto same = group_advantages(rewards, 4, AdvantageScale::group).advantage;
+  for (size_t i = 0; i < 4; ++i) CHECK(one[i][0] == doctest::Approx(same[i]));
+}
+
 TEST_CASE("kl estimators agree in expectation, and their slopes with finite differences") {
   for (const KlEstimator kind : {KlEstimator::k1, KlEstimator::k2, KlEstimator::k3}) {
     for (const double x : {-3.0, -1.0, -0.25}) {

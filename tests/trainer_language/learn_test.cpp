@@ -153,6 +153,47 @@ TEST_CASE("only the model's tokens are trained in conversations of several turns
   }
 }
 
+TEST_CASE("credit to turns: a turn's tokens have its rewards to go, against the group's") {
+  struct Probe : Grpo {
+    using Grpo::Grpo;
+    int64_t turns = 0;
+    void prepare(std::vector<Sample>& samples, Metrics& metrics) override {
+      Grpo::prepare(samples, metrics);
+      for (size_t group = 0; group < samples.size(); group += 4) {
+        for (size_t t = 0; t < 3; ++t) {
+          double mean = 0;
+          for (size_t i = group; i < group + 4; ++i)
+            for (size_t later = t; later < 3; ++later)
+              mean += samples[i].episode.turn_reward[later] / 4.0;
+          for (size_t i = group; i < group + 4; ++i) {
+            const Episode& episode = samples[i].episode;
+            REQUIRE(episode.turn_end.size() == 3);
+            REQUIRE(episode.turn_end.back() == episode.length());
+            double to_go = 0, all = 0;
+            for (size_t turn = 0; turn < 3; ++turn) {
+              all += episode.turn_reward[turn];
+              if (turn >= t) to_go += episode.turn_reward[turn];
+            }
+            CHECK(episode.reward == doctest::Approx(all));
+            const int64_t begin = t == 0 ? 0 : episode.turn_end[t - 1];
+            REQUIRE(begin < episode.turn_end[t]);
+            for (int64_t token = begin; token < episode.turn_end[t]; ++token)
+              CHECK(samples[i].advantage[static_cast<size_t>(token)] ==
+                    doctest::Approx(to_go - mean).epsilon(1e-5));
+            ++turns;
+          }
+        }
+      }
+    }
+  };
+  RunConfig config = toy_config("grpo");
+  config.trainer.language.credit = "turn";
+  config.trainer.language.advantage = "none";
+  Probe trainer(config, toy_pool(), low_bytes(3));
+  CHECK(run_toy(trainer, 1).get("mismatch_kl") == 0);
+  CHECK(trainer.turns == 4 * 4 * 3);
+}
+
 TEST_CASE("weights of another shape or vocabulary are refused by name") {
   const Scratch scratch;
   RunConfig config = toy_config("sft");

@@ -144,6 +144,11 @@ void PostTraining::fields(FieldVisitor& v) {
           {.doc = "group: (r - mean) / std, none: r - mean (Dr. GRPO), batch: std of the batch, "
                   "leave_one_out: r - mean of the others (RLOO)",
            .choices = {"group", "none", "batch", "leave_one_out"}});
+  v.field(
+      "credit", credit,
+      {.doc = "of conversations with several turns; episode: every token has the advantage of the "
+              "episode's reward, turn: that of the rewards from its turn on",
+       .choices = {"episode", "turn"}});
   v.field("aggregation", aggregation,
           {.doc = "token_mean (DAPO), sequence_mean (GRPO as published), constant (Dr. GRPO)",
            .choices = {"token_mean", "sequence_mean", "constant"}});

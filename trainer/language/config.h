@@ -83,7 +83,7 @@ struct PostTraining {
   double beta = 0.1, label_smoothing = 0;
   bool reference_free = false, length_normalize = false;
   double center = 0, sft_coef = 0;
-  std::string advantage = "group", aggregation = "token_mean";
+  std::string advantage = "group", credit = "episode", aggregation = "token_mean";
   std::optional<double> clip_range_high, dual_clip;
   double kl_coef = 0;
   std::string kl = "k3", kl_in = "loss";

@@ -347,18 +347,33 @@ void Grpo::prepare(std::vector<Sample>& samples, Metrics&) {
                                : keys.advantage == "batch"         ? AdvantageScale::batch
                                : keys.advantage == "leave_one_out" ? AdvantageScale::leave_one_out
                                                                    : AdvantageScale::group;
-  std::vector<float> rewards;
+  // Rewards from each turn on; one turn where credit goes to whole episodes.
+  std::vector<std::vector<float>> to_go;
   for (const Sample& sample : samples) {
-    double reward = sample.used ? sample.episode.reward : std::numeric_limits<double>::quiet_NaN();
+    std::vector<float>& own = to_go.emplace_back();
+    if (!sample.used) continue;
+    double reward = sample.episode.reward;
     // In the reward the KL counts as that of the whole answer: the sum over its tokens.
     if (keys.kl_in == "reward")
       reward -= keys.kl_coef * sample.kl * static_cast<double>(sample.episode.length());
-    rewards.push_back(static_cast<float>(reward));
+    own.push_back(static_cast<float>(reward));
+    if (keys.credit == "episode") continue;
+    for (size_t t = 1; t < sample.episode.turn_end.size(); ++t) {
+      // A scorer judges the whole: its reward comes with the last turn.
+      if (!scorer_) reward -= sample.episode.turn_reward[t - 1];
+      own.push_back(static_cast<float>(reward));
+    }
   }
-  const GroupAdvantages groups = group_advantages(rewards, config_.rollout.language.size, scale);
-  for (size_t i = 0; i < samples.size(); ++i)
-    samples[i].advantage.assign(static_cast<size_t>(samples[i].episode.length()),
-                                groups.advantage[i]);
+  const auto advantages = turn_advantages(to_go, config_.rollout.language.size, scale);
+  for (size_t i = 0; i < samples.size(); ++i) {
+    const Episode& episode = samples[i].episode;
+    samples[i].advantage.assign(static_cast<size_t>(episode.length()), 0.0f);
+    for (size_t t = 0, token = 0; t < advantages[i].size(); ++t) {
+      const int64_t end = keys.credit == "episode" ? episode.length() : episode.turn_end[t];
+      for (; token < static_cast<size_t>(end); ++token)
+        samples[i].advantage[token] = advantages[i][t];
+    }
+  }
 }
 
 // --- PPO ----------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ class OnlineTrainer : public LanguageTrainer {
   /// Runs forward passes over all samples' texts without gradients.
   void add_references(std::vector<Sample>& samples);
   std::vector<Text> texts_of(std::span<const Sample> samples) const;
+  std::unique_ptr<Scorer> scorer_;  // null: the environment's rewards
 
  private:
   std::vector<Sample> collect(Metrics& metrics);
@@ -48,7 +49,6 @@ class OnlineTrainer : public LanguageTrainer {
   int64_t groups_with_spread(std::span<const Sample> samples) const;
 
   std::unique_ptr<nn::Decoder> reference_;  // the starting weights; null where nothing needs them
-  std::unique_ptr<Scorer> scorer_;
 };
 
 /// Group relative policy optimisation (Shao et al. 2024) and its variants by switches.
