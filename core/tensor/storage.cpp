@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <mutex>
 #include <new>
+#include <utility>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -68,35 +69,49 @@ struct Cache {
   FreeBlock* head[kClasses] = {};
   uint64_t asked[kClasses] = {};  // when a large class was last asked for, in such requests
   uint64_t requests = 0;
-  ~Cache();
 };
-thread_local bool cache_gone = false;  // trivially destroyed: still readable after the cache
-thread_local Cache cache;
+// On the heap: a Python module has little room for variables of threads, and what is imported after
+// it (PyTorch's OpenMP) needs some of that.
+thread_local Cache* cache = nullptr;
+thread_local bool cache_gone = false;  // the thread ends
+struct CacheEnd {
+  ~CacheEnd();
+};
+thread_local CacheEnd cache_end;
 
 std::atomic<int64_t> bytes_now{0}, bytes_peak{0};
 std::atomic<int64_t> bytes_kept{0};  // large blocks in the lists of all threads
 
 void keep_block(int c, void* block) {
   auto* entry = static_cast<FreeBlock*>(block);
-  entry->next = cache.head[c];
-  cache.head[c] = entry;
+  entry->next = cache->head[c];
+  cache->head[c] = entry;
   if (class_bytes(c) >= kLargeBlock)
     bytes_kept.fetch_add(static_cast<int64_t>(class_bytes(c)), std::memory_order_relaxed);
 }
 /// Null where none is kept.
 void* kept_block(int c) {
-  FreeBlock* block = cache.head[c];
+  FreeBlock* block = cache->head[c];
   if (!block) return nullptr;
-  cache.head[c] = block->next;
+  cache->head[c] = block->next;
   if (class_bytes(c) >= kLargeBlock)
     bytes_kept.fetch_sub(static_cast<int64_t>(class_bytes(c)), std::memory_order_relaxed);
   return block;
 }
 
-Cache::~Cache() {
-  for (int c = 0; c < kClasses; ++c)
+CacheEnd::~CacheEnd() {
+  for (int c = 0; cache && c < kClasses; ++c)
     while (void* block = kept_block(c)) system_free(block);
   cache_gone = true;
+  delete std::exchange(cache, nullptr);
+}
+
+/// The thread's; null when the thread ends.
+Cache* own_cache() {
+  if (cache || cache_gone) [[likely]]
+    return cache;
+  static_cast<void>(&cache_end);  // from now on it runs at the thread's end
+  return cache = new Cache;
 }
 
 /// Whether the lists may hold another large block of class `c`; those of classes that were not
@@ -111,7 +126,7 @@ bool make_room(int c) {
   while (!room()) {
     int oldest = c;
     for (int other = class_of(kLargeBlock); other < kClasses; ++other)
-      if (cache.head[other] && cache.asked[other] < cache.asked[oldest]) oldest = other;
+      if (cache->head[other] && cache->asked[other] < cache->asked[oldest]) oldest = other;
     if (oldest == c) return false;
     system_free(kept_block(oldest));
   }
@@ -134,16 +149,16 @@ void* block_allocate(size_t bytes, uint8_t& size_class) {
     return system_allocate(bytes);
   }
   size_class = static_cast<uint8_t>(c);
-  if (cache_gone) return system_allocate(class_bytes(c));
+  if (!own_cache()) return system_allocate(class_bytes(c));
   const bool large = class_bytes(c) >= kLargeBlock;
-  if (large) cache.asked[c] = ++cache.requests;
+  if (large) cache->asked[c] = ++cache->requests;
   if (void* block = kept_block(c)) return block;
   if (large) make_room(c);
   return system_allocate(class_bytes(c));
 }
 
 void block_free(void* block, uint8_t size_class) {
-  if (size_class == kUnclassed || cache_gone ||
+  if (size_class == kUnclassed || !own_cache() ||
       (class_bytes(size_class) >= kLargeBlock && !make_room(size_class))) {
     system_free(block);
     return;
