@@ -3,7 +3,7 @@
 docs/python.md is the tour.
 """
 
-from bessemer import _native, nn, optim
+from bessemer import _native, losses, nn, optim
 from bessemer._native import *  # noqa: F403  (the operations, one function a row of the op table)
 from bessemer._native import __version__
 from bessemer.envs import (
@@ -33,6 +33,7 @@ __all__ = [
     "enable_grad",
     "env_ids",
     "env_spec",
+    "losses",
     "make",
     "make_vec",
     "manual_seed",

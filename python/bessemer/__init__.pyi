@@ -1,6 +1,7 @@
 """Written by python/native/stubs.py: what `import bessemer` offers."""
 
 # ruff: noqa: I001
+from bessemer import losses as losses
 from bessemer import nn as nn
 from bessemer import optim as optim
 from bessemer._native import Init as Init

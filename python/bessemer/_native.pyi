@@ -566,3 +566,10 @@ _Decoder: Any
 _Mlp: Any
 _Adam: Any
 _clip_grad_norm: Any
+_nll_loss: Any
+_reward_loss: Any
+_dpo_loss: Any
+_policy_loss: Any
+_value_loss: Any
+_group_advantages: Any
+_token_gae: Any

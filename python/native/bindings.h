@@ -27,6 +27,7 @@ namespace bessemer::python {
 
 void bind_modules(pybind11::module_& m);  // modules.cpp
 void bind_decoder(pybind11::module_& m);  // decoder.cpp
+void bind_losses(pybind11::module_& m);   // losses.cpp
 void bind_runs(pybind11::module_& m);     // run.cpp
 
 }  // namespace bessemer::python

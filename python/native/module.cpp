@@ -27,6 +27,9 @@ PYBIND11_MODULE(_native, m) {
 #if defined(BESSEMER_HAS_DECODER)
   bind_decoder(m);
 #endif
+#if defined(BESSEMER_HAS_LOSSES)
+  bind_losses(m);
+#endif
 #ifdef BESSEMER_HAS_RUNS
   bind_runs(m);
 #endif

@@ -255,12 +255,20 @@ _Decoder: Any
 _Mlp: Any
 _Adam: Any
 _clip_grad_norm: Any
+_nll_loss: Any
+_reward_loss: Any
+_dpo_loss: Any
+_policy_loss: Any
+_value_loss: Any
+_group_advantages: Any
+_token_gae: Any
 """
 
 PACKAGE_HEAD = '''\
 """Written by python/native/stubs.py: what `import bessemer` offers."""
 
 # ruff: noqa: I001
+from bessemer import losses as losses
 from bessemer import nn as nn
 from bessemer import optim as optim
 '''
