@@ -108,7 +108,8 @@ void layer_norm_rows(int64_t rows, int64_t n, const float* x, const float* weigh
 }
 
 /// With normal = (x - mean) r: dx = r (gw - mean(gw) - normal mean(gw normal)), dweight and dbias
-/// sums over rows of g normal and g, chains down the rows.
+/// sums over rows of g normal and g, chains down the rows. Four passes over a row leave memory idle
+/// between rows: the next row is asked for meanwhile, what is written of it as well.
 BESSEMER_INLINE void layer_norm_backward_row(int64_t n, const float* x, const float* weight,
                                              const float* g, float eps, float* dx, float* dweight,
                                              float* dbias) {
@@ -121,6 +122,7 @@ BESSEMER_INLINE void layer_norm_backward_row(int64_t n, const float* x, const fl
     const Lanes gw = load(g, c) * (weight ? load(weight, c) : lanes_all(1.0f));
     sum = sum + gw;
     dot = lanes_fma(gw, normal(c), dot);
+    __builtin_prefetch(x + n + c.at);
   });
   const float size = static_cast<float>(n);
   const Lanes mean_g = lanes_all(lanes_sum(sum) / size);
@@ -128,6 +130,8 @@ BESSEMER_INLINE void layer_norm_backward_row(int64_t n, const float* x, const fl
   each_lanes(n, [&](const Columns& c) {
     const Lanes w = weight ? load(weight, c) : lanes_all(1.0f);
     const Lanes slope = load(g, c), y = normal(c);
+    __builtin_prefetch(g + n + c.at);
+    if (dx) __builtin_prefetch(dx + n + c.at, 1);
     if (dx) store(dx, c, lanes_all(m.rstd) * lanes_fma(y, mean_dot, slope * w - mean_g));
     if (dweight) store(dweight, c, lanes_fma(slope, y, load(dweight, c)));
     if (dbias) store(dbias, c, load(dbias, c) + slope);
