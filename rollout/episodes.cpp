@@ -1,5 +1,6 @@
 #include "rollout/episodes.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -150,6 +151,13 @@ class Play {
     if (completion.finish == Finish::prompt_too_long || completion.finish == Finish::out_of_pages) {
       if (episode.turns == 0) fail_episode(episode, finish_name(completion.finish));
       episode.cut = true;  // a conversation that outgrew the context ends where it stands
+      return false;
+    }
+    // Weights may have more rows than the tokenizer has entries.
+    const int32_t most = std::ranges::max(completion.tokens);
+    if (most >= tokenizer_.size()) {
+      fail_episode(episode, cat("token ", most, " is beyond the tokenizer's vocabulary of ",
+                                tokenizer_.size(), " entries"));
       return false;
     }
     Chat& chat = chats_[static_cast<size_t>(row)];

@@ -221,3 +221,49 @@ TEST_CASE("prompts beyond the context are marked and leave the loss alone") {
   const bool same = weights_of(*trainer) == before;
   CHECK(same);
 }
+
+TEST_CASE("questions that are no UTF-8 are answered byte for byte") {
+  for (const char* algo : {"grpo", "dpo"}) {
+    RunConfig config = toy_config(algo);
+    std::unique_ptr<LanguageTrainer> trainer;
+    if (config.uses() == kUsesGrpo)
+      trainer = std::make_unique<Grpo>(config, toy_pool(), low_bytes(1, "raw"));
+    else
+      trainer = std::make_unique<Dpo>(config, toy_pool(), low_bytes(1, "raw"));
+    const Metrics metrics = run_toy(*trainer, 2);
+    CHECK(metrics.get("grad_norm") > 0);
+    trainer->evaluate(4, 1, true);
+    for (const CompletionRecord& said : trainer->take_completions())
+      CHECK(said.prompt.ends_with("\xff\xc3"));
+  }
+}
+
+TEST_CASE("rewards that are no number mark their episodes and leave the others alone") {
+  RunConfig config = toy_config("grpo");
+  Grpo trainer(config, toy_pool(), low_bytes(1, "odd"));
+  Metrics metrics = run_toy(trainer, 1);
+  const double faults = metrics.get("faults");
+  CHECK(faults > 0);
+  CHECK(faults < 1);
+  CHECK(metrics.get("reward") > 0);
+  CHECK(metrics.get("grad_norm") > 0);
+  int64_t marked = 0;
+  for (const CompletionRecord& said : trainer.take_completions()) {
+    if (said.finish.find("nan") == std::string::npos) continue;
+    ++marked;
+    CHECK(std::isnan(said.reward));
+    CHECK(said.advantage == 0);
+  }
+  CHECK(marked > 0);
+  const EvalResult judged = trainer.evaluate(16, 1, true);
+  CHECK(judged.means.back().first == "eval/faults");
+  CHECK(judged.means.back().second > 0);
+  for (const double score : judged.returns) CHECK(score >= 0);
+
+  config = toy_config("dpo");
+  Dpo pairs(config, toy_pool(), low_bytes(1, "odd"));
+  metrics = run_toy(pairs, 1);
+  CHECK(metrics.get("faults") > 0);
+  CHECK(metrics.get("data/pairs") > 0);
+  CHECK(std::isfinite(metrics.get("data/reward")));
+}

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <string>
 
@@ -13,8 +14,9 @@
 
 namespace bessemer {
 
-/// Asks twice (or `turns` times); the reward of a reply is its share of bytes below 128, an empty
-/// one gets nothing. "word" as reply fails, "nan" is worth no number.
+/// Asks once (or `turns` times); the reward of a reply is its share of bytes below 128, an empty
+/// one gets nothing. With `raw` its questions are no UTF-8; with `odd` every second item's reward
+/// is no number.
 struct LowBytes {
   using Action = std::string_view;
 
@@ -30,14 +32,18 @@ struct LowBytes {
     Channel low{.kind = SpaceKind::box, .dtype = Dtype::f32, .low = {0}, .high = {1}};
     low.name = "reward.low";
     s.rewards = {low};
-    s.options = {{.name = "turns",
-                  .type = Option::Type::integer,
-                  .fallback = "1",
-                  .min = 1,
-                  .doc = "replies of an episode"}};
+    s.options = {
+        {.name = "turns",
+         .type = Option::Type::integer,
+         .fallback = "1",
+         .min = 1,
+         .doc = "replies of an episode"},
+        {.name = "raw", .type = Option::Type::boolean, .fallback = "false", .doc = "bytes"},
+        {.name = "odd", .type = Option::Type::boolean, .fallback = "false", .doc = "NaN"}};
     return s;
   }
-  explicit LowBytes(const Settings& o) : turns_(o.integer("turns")) {}
+  explicit LowBytes(const Settings& o)
+      : turns_(o.integer("turns")), raw_(o.boolean("raw")), odd_(o.boolean("odd")) {}
 
   void reset(Pcg64& rng, const Settings&) {
     item_ = rng.integers(0, 10);
@@ -48,22 +54,25 @@ struct LowBytes {
     double low = 0;
     for (const char c : reply) low += static_cast<uint8_t>(c) < 128;
     low_ = reply.empty() ? 0.0f : static_cast<float>(low / static_cast<double>(reply.size()));
+    if (odd_ && item_ % 2 == 1) low_ = std::numeric_limits<float>::quiet_NaN();
     return {.reward = low_, .terminated = ++turn_ == turns_};
   }
-  void observe(RowOut& out) const { out.text(0, cat("q", item_)); }
+  void observe(RowOut& out) const { out.text(0, cat("q", item_, raw_ ? "\xff\xc3" : "")); }
   void rewards(std::span<float> out) const { out[0] = low_; }
   std::string oracle() const { return cat("a", item_); }
   void state(StateIo& io) { io(item_, turn_, low_); }
 
  private:
   int64_t turns_, item_ = 0, turn_ = 0;
+  bool raw_, odd_;
   float low_ = 0;
 };
 
-inline EnvFactory low_bytes(int64_t turns = 1) {
-  return [turns](const BatchOptions& wanted) -> std::unique_ptr<EnvBatch> {
+inline EnvFactory low_bytes(int64_t turns = 1, const char* flag = nullptr) {
+  return [turns, flag](const BatchOptions& wanted) -> std::unique_ptr<EnvBatch> {
     BatchOptions options = wanted;
     options.options = {{"turns", std::to_string(turns)}};
+    if (flag) options.options.emplace_back(flag, "true");
     static const Spec spec = LowBytes::spec();
     return std::make_unique<Batch<LowBytes>>(spec, options);
   };

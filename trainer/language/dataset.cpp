@@ -216,11 +216,27 @@ class Reader {
   std::string shape_;
 };
 
-int64_t length_of(const Text& text) {
-  size_t longest = 0;
-  for (const Continuation& c : text.continuations) longest = std::max(longest, c.tokens.size());
-  return static_cast<int64_t>(text.prompt.size() + longest);
-}
+/// A run that could only learn nothing, or never to stop, is refused.
+class Trained {
+ public:
+  explicit Trained(const Tokenizer& tokenizer) : end_(tokenizer.special(ChatTemplate().turn_end)) {}
+
+  void add(const Text& text) {
+    tokens_ += trained_tokens(text);
+    for (const Continuation& c : text.continuations)
+      for (size_t i = 0; i < c.tokens.size(); ++i) ends_ += c.trained[i] && c.tokens[i] == end_;
+  }
+  void check(const std::string& name) const {
+    BESSEMER_CHECK(tokens_ > 0, ValueError, name,
+                   ": nothing is trained: no example has an answer of the assistant");
+    BESSEMER_CHECK(ends_ > 0, ValueError, name,
+                   ": no answer's end token is trained: the model would never learn to stop");
+  }
+
+ private:
+  int32_t end_;
+  int64_t tokens_ = 0, ends_ = 0;
+};
 
 /// FNV-1a of the line, as a share of 1.
 double share_of(std::string_view line) {
@@ -256,6 +272,8 @@ void each_line(std::string_view text, const std::string& name, Visit&& visit) {
 }
 
 std::string read_file(const std::filesystem::path& file) {
+  BESSEMER_CHECK(!std::filesystem::is_directory(file), IoError, file.string(),
+                 ": is a folder, not a file of JSON lines");
   std::ifstream in(file, std::ios::binary);
   std::ostringstream text;
   text << in.rdbuf();
@@ -317,18 +335,16 @@ Dataset parse_dataset(std::string_view text, const std::string& name, const Toke
                       const DatasetOptions& options) {
   Dataset out;
   Reader reader(tokenizer, options);
-  const int32_t end = tokenizer.special(ChatTemplate().turn_end);
-  int64_t lines = 0, trained = 0, ends = 0;
+  Trained trained(tokenizer);
+  int64_t lines = 0;
   each_line(text, name, [&](std::string_view line, const std::string& where) {
     ++lines;
     Text example = reader.read(parse_line(line, where), where);
-    if (options.max_tokens > 0 && length_of(example) > options.max_tokens) {
+    if (options.max_tokens > 0 && text_tokens(example) > options.max_tokens) {
       ++out.too_long;
       return;
     }
-    trained += trained_tokens(example);
-    for (const Continuation& c : example.continuations)
-      for (size_t i = 0; i < c.tokens.size(); ++i) ends += c.trained[i] && c.tokens[i] == end;
+    trained.add(example);
     const bool held = options.holdout > 0 && share_of(line) < options.holdout;
     (held ? out.test : out.train).push_back(std::move(example));
   });
@@ -336,12 +352,7 @@ Dataset parse_dataset(std::string_view text, const std::string& name, const Toke
   BESSEMER_CHECK(lines > 0, ValueError, name, ": there are no examples");
   BESSEMER_CHECK(out.too_long < lines, ValueError, name, ": all ", lines,
                  " examples are longer than ", options.max_tokens, " tokens");
-  if (options.use != DataUse::prompts) {
-    BESSEMER_CHECK(trained > 0, ValueError, name,
-                   ": nothing is trained: no example has an answer of the assistant");
-    BESSEMER_CHECK(ends > 0, ValueError, name,
-                   ": no answer's end token is trained: the model would never learn to stop");
-  }
+  if (options.use != DataUse::prompts) trained.check(name);
   BESSEMER_CHECK(!out.train.empty(), ValueError, name,
                  ": every example is held out; lower data.holdout");
   return out;
@@ -385,11 +396,13 @@ Dataset load_completions(const std::filesystem::path& file, const Tokenizer& tok
   });
   Dataset out;
   out.shape = "completions of a run";
+  Trained trained(tokenizer);
   const auto keep = [&](Text text, uint64_t key) {
-    if (options.max_tokens > 0 && length_of(text) > options.max_tokens) {
+    if (options.max_tokens > 0 && text_tokens(text) > options.max_tokens) {
       ++out.too_long;
       return;
     }
+    trained.add(text);
     const bool held = options.holdout > 0 && share_of(cat(key)) < options.holdout;
     (held ? out.test : out.train).push_back(std::move(text));
   };
@@ -410,6 +423,7 @@ Dataset load_completions(const std::filesystem::path& file, const Tokenizer& tok
   }
   BESSEMER_CHECK(!out.train.empty(), ValueError, file.string(),
                  ": holds no completion that was better than its group's others");
+  trained.check(file.string());
   return out;
 }
 

@@ -73,6 +73,12 @@ int64_t size_of(const Text& text, size_t first, size_t count, bool whole) {
 
 }  // namespace
 
+int64_t text_tokens(const Text& text) {
+  size_t longest = 0;
+  for (const Continuation& c : text.continuations) longest = std::max(longest, c.tokens.size());
+  return static_cast<int64_t>(text.prompt.size() + longest);
+}
+
 int64_t trained_tokens(const Text& text) {
   int64_t count = 0;
   for (const Continuation& c : text.continuations)

@@ -17,6 +17,8 @@ struct Text {
   std::vector<int32_t> prompt;
   std::vector<Continuation> continuations;
 };
+/// Tokens of the prompt with its longest continuation: what has to fit into a context.
+int64_t text_tokens(const Text& text);
 /// Trained tokens that have a token before them.
 int64_t trained_tokens(const Text& text);
 

@@ -104,7 +104,8 @@ std::vector<Text> PairTrainer::make_pairs(const std::vector<Episode>& episodes) 
       continue;
     }
     pair.continuations.push_back(worst->continuation);
-    out.push_back(std::move(pair));
+    if (text_tokens(pair) <= model_.decoder->config().max_position_embeddings)
+      out.push_back(std::move(pair));
   }
   return out;
 }
@@ -114,6 +115,8 @@ std::vector<Text> PairTrainer::next_pairs(Metrics& metrics) {
   if (!sampler_) {
     const int64_t first = counters_.items;
     counters_.items += count;
+    if (const int64_t left_out = feed_.data().too_long)
+      metrics.last("data/too_long", static_cast<double>(left_out));
     return feed_.take(first, count);
   }
   std::vector<Episode> episodes;

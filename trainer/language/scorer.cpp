@@ -24,12 +24,19 @@ class ModelScorer final : public Scorer {
     std::vector<Episode*> scored;
     for (Episode& episode : episodes) {
       if (!episode.fault.empty() || episode.length() == 0) continue;
+      const int64_t context = model_.decoder->config().max_position_embeddings;
+      if (static_cast<int64_t>(episode.prompt.size() + episode.continuation.tokens.size()) >
+          context) {
+        episode.fault = cat("longer than the reward model's context of ", context, " tokens");
+        continue;
+      }
       // Neighbours of one prompt share it.
       if (texts.empty() || texts.back().prompt != episode.prompt)
         texts.push_back({episode.prompt, {}});
       texts.back().continuations.push_back(episode.continuation);
       scored.push_back(&episode);
     }
+    if (scored.empty()) return;
     size_t next = 0;
     for (const Pack& pack : pack_texts(texts, {micro_tokens_, true})) {
       const Tensor hidden = pack_hidden(*model_.decoder, pack);

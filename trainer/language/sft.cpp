@@ -18,6 +18,9 @@ Sft::Sft(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs)
       std::vector<Text> texts;
       for (const std::vector<Turn>& turns : oracle_conversations(task("train"), seeds, &pool_))
         texts.push_back(conversation_text(*model_.tokenizer, turns, !completion_only));
+      const int64_t context = model_.decoder->config().max_position_embeddings;
+      too_long_ = static_cast<int64_t>(
+          std::erase_if(texts, [&](const Text& text) { return text_tokens(text) > context; }));
       return texts;
     });
     feed_.take(0, 1);  // an environment without an oracle is refused before anything is written
@@ -28,6 +31,7 @@ Sft::Sft(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs)
     feed_ = TextFeed(read_data(config_, *model_.tokenizer, options),
                      static_cast<uint64_t>(config_.seed));
     if (!has_envs()) check_held_out(feed_.data());
+    too_long_ = feed_.data().too_long;
   }
 }
 
@@ -52,7 +56,11 @@ void Sft::learn(Metrics& metrics) {
   counters_.items += config_.trainer.batch_size;
   int64_t total = 0;
   for (const Text& text : texts) total += trained_tokens(text);
+  BESSEMER_CHECK(!texts.empty(), ValueError, "every text of step ", steps_ + 1,
+                 " is longer than the model's context of ",
+                 model_.decoder->config().max_position_embeddings, " tokens");
   BESSEMER_CHECK(total > 0, ValueError, "nothing is trained in the texts of step ", steps_ + 1);
+  if (too_long_ > 0) metrics.last("data/too_long", static_cast<double>(too_long_));
   Sums sums;
   double computed = 0;
   for (const Pack& pack : pack_texts(texts, packing())) {

@@ -26,6 +26,7 @@ class Sft : public LanguageTrainer {
   void pass(const Pack& pack, double total, bool learn, Sums& sums);
 
   TextFeed feed_;
+  int64_t too_long_ = 0;  // texts that were left out: of a step's items, or of the file
 };
 
 }  // namespace bessemer

@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "core/base/rng.h"
+#include "trainer/language/model.h"
 
 namespace bessemer {
 
@@ -24,6 +25,12 @@ std::vector<Text> TextFeed::take(int64_t first, int64_t count) {
 
 Dataset read_data(const RunConfig& config, const Tokenizer& tokenizer, DatasetOptions options) {
   options.holdout = config.data.holdout;
+  if (config.data.from.recipe) {  // its token ids mean something in its own vocabulary alone
+    const std::filesystem::path run = std::filesystem::path(config.data.file).parent_path();
+    const Tokenizer own = Tokenizer::load(weights_folder(run.string()) / "tokenizer.json");
+    BESSEMER_CHECK(own.hash() == tokenizer.hash(), ValueError, "data.from: the completions of ",
+                   run.string(), " are of another vocabulary than the run's model has");
+  }
   return config.data.from.recipe ? load_completions(config.data.file, tokenizer, options)
                                  : load_dataset(config.data.file, tokenizer, options);
 }

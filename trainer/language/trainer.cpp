@@ -49,6 +49,10 @@ LanguageTrainer::LanguageTrainer(const RunConfig& config, ThreadPool& pool, EnvF
       }
     return texts;
   });
+  const int64_t context = model_.decoder->config().max_position_embeddings;
+  BESSEMER_CHECK(!has_envs() || config_.rollout.language.max_tokens <= context, ValueError,
+                 "rollout.max_tokens is ", config_.rollout.language.max_tokens,
+                 ", but the model's context holds only ", context, " tokens");
   named_ = model_.named();
   std::vector<Tensor> parameters;
   for (auto& [name, tensor] : named_) parameters.push_back(tensor);
@@ -229,18 +233,20 @@ EvalResult LanguageTrainer::judge(int64_t episodes, int64_t seed, bool determini
       play_episodes(task(config_.eval.split), generator(), *model_.tokenizer, play, &pool_);
   EvalResult out;
   out.scores = true;
-  double turns = 0, reward = 0, cut = 0;
+  double turns = 0, reward = 0, cut = 0, faults = 0;
   std::vector<double> components(spec_.rewards.size());
   for (size_t i = 0; i < all.size(); ++i) {
     const Episode& episode = all[i];
-    BESSEMER_CHECK(episode.fault.empty(), Error, "[evaluate] item ", i, " failed: ", episode.fault);
+    // Who fails has not answered: no score, and counted.
+    const bool fault = !episode.fault.empty() || !std::isfinite(episode.reward);
     const double score = episode.components.empty() ? episode.reward : episode.components[0];
-    out.returns.push_back(score);
+    out.returns.push_back(fault ? 0 : score);
     out.lengths.push_back(episode.length());
     turns += static_cast<double>(episode.turns);
-    reward += episode.reward;
     cut += episode.cut;
-    for (size_t c = 0; c < components.size() && c < episode.components.size(); ++c)
+    faults += fault;
+    if (!fault) reward += episode.reward;
+    for (size_t c = 0; !fault && c < components.size() && c < episode.components.size(); ++c)
       components[c] += episode.components[c];
     if (static_cast<int64_t>(i) < kShown)
       completions_.push_back(record(episode, "eval", static_cast<int64_t>(i)));
@@ -254,6 +260,7 @@ EvalResult LanguageTrainer::judge(int64_t episodes, int64_t seed, bool determini
   }
   out.means.emplace_back("eval/clipped_ratio", cut / n);
   out.means.emplace_back("eval/mean_turns", turns / n);
+  if (faults > 0) out.means.emplace_back("eval/faults", faults / n);
   return out;
 }
 
