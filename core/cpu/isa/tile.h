@@ -18,30 +18,40 @@ inline constexpr int kAccumulators = 24;
 inline constexpr int kAccumulators = 12;
 #endif
 inline constexpr int kTileRows = 12;  // most rows of any tile
-constexpr int tile_rows(int vectors) {
-  return kAccumulators / vectors < kTileRows ? kAccumulators / vectors : kTileRows;
-}
 
 /// What a tile multiplies: float32 factors, or (32-bit words) pairs of bfloat16 along k, or float32
 /// A and bfloat16 B, widened on load. A's words are 32 bits in all of them.
 struct FloatStep {
   using B = float;
+  static constexpr int kAccumulators = cpu::BESSEMER_ISA::kAccumulators;
   static constexpr int64_t kBlock = kBlockK;
   BESSEMER_INLINE vf load(const float* b) { return vec_load(b); }
   BESSEMER_INLINE vf step(vf a, vf b, vf c) { return vec_fma(a, b, c); }
 };
 struct PairStep {
   using B = float;
+#if defined(__AVX512BF16__) || defined(__ARM_NEON)
+  static constexpr int kAccumulators = cpu::BESSEMER_ISA::kAccumulators;
+#else
+  static constexpr int kAccumulators = 8;  // words are taken apart in registers: 12 spill
+#endif
   static constexpr int64_t kBlock = kBlockK / 2;
   BESSEMER_INLINE vf load(const float* b) { return vec_load(b); }
   BESSEMER_INLINE vf step(vf a, vf b, vf c) { return vec_dot_pairs(a, b, c); }
 };
 struct WidenStep {
   using B = uint16_t;
+  static constexpr int kAccumulators = cpu::BESSEMER_ISA::kAccumulators;
   static constexpr int64_t kBlock = kBlockK;
   BESSEMER_INLINE vf load(const uint16_t* b) { return vec_widen(b); }
   BESSEMER_INLINE vf step(vf a, vf b, vf c) { return vec_fma(a, b, c); }
 };
+
+/// Most rows of a tile of so many vectors.
+template <class Step>
+constexpr int tile_rows(int vectors) {
+  return Step::kAccumulators / vectors < kTileRows ? Step::kAccumulators / vectors : kTileRows;
+}
 
 struct Tile {
   int64_t k = 0;
@@ -182,7 +192,7 @@ struct TileTable {
 template <class Step, int kVectors, bool kAdjacent>
 constexpr TileRow tile_row() {
   return make_tile_row<Step, kVectors, kAdjacent>(
-      std::make_integer_sequence<int, tile_rows(kVectors)>());
+      std::make_integer_sequence<int, tile_rows<Step>(kVectors)>());
 }
 template <class Step, bool kAdjacent, int kWidth>
 constexpr void fill_width(TileTable& table) {
