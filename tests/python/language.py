@@ -35,7 +35,8 @@ def bessemer(folder, *words, expect=0, timeout=120, **options):
         **options,
     )
     done.stdout, done.stderr = (s.decode(errors="replace") for s in (done.stdout, done.stderr))
-    assert expect in (None, done.returncode), f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    said = f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert expect in (None, done.returncode), said
     return done
 
 
