@@ -61,14 +61,16 @@ void prepare_language(Recipe& recipe, const std::filesystem::path& checkpoint) {
   const bool start =
       (run.uses() == kUsesReward && run.data.file.empty() && !run.data.from.recipe) ||
       (run.uses() == kUsesDpo && !run.trainer.language.reference_free);
+  if (run.act_only || !start) run.init.folder = checkpoint.string();
+  // Recipes that nothing is asked of may be gone.
+  if (run.act_only || (!start && !run.data.from.recipe)) return;
   for (const Prerequisite& p : prerequisites_of(recipe)) {
-    if (run.act_only || (p.key == "init.recipe" && !start)) continue;
+    if (p.key == "init.recipe" && !start) continue;
     BESSEMER_CHECK(p.finished, ValueError, p.key, ": the run ", p.folder.root.string(),
                    p.begun ? " is unfinished" : " is not here",
                    ", and this evaluation needs it; ./bessemer run ", p.recipe.file, " makes it");
     use_prerequisite(recipe, p);
   }
-  if (run.act_only || !start) run.init.folder = checkpoint.string();
 }
 
 }  // namespace

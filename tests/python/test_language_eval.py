@@ -101,6 +101,16 @@ def test_eval_of_something_else_says_what_it_is(runs):
     )
 
 
+def test_eval_of_answers_needs_no_other_recipe(runs):
+    text = recipe("grpo", init="init: {recipe: first.yaml}")
+    (runs / "first.yaml").write_text((runs / "sft.yaml").read_text())
+    (runs / "second.yaml").write_text(text)
+    bessemer(runs, "run", "second.yaml", "out=second")
+    before = json.loads((runs / "second/eval.json").read_text())
+    (runs / "first.yaml").unlink()
+    assert json.loads(bessemer(runs, "eval", "second", "--json").stdout) == before
+
+
 def test_render_names_what_a_language_run_has_instead(runs):
     said = bessemer(runs, "render", "grpo", expect=1).stderr
     assert "bessemer show grpo" in said and "bessemer chat grpo" in said
