@@ -239,10 +239,11 @@ void sample_cpu(const Tensor* const* in, const Attrs&, Tensor* out) {
     };
     constexpr int64_t kTogether = 4;  // rows a task
     cpu::pool().run((rows + kTogether - 1) / kTogether, [&](int64_t task) {
-      Row<T> row;
+      // Kept by the thread: memory of this size would be mapped and cleared anew for every step.
+      static thread_local Row<T> row;
+      static thread_local std::vector<int64_t> tokens;
       row.weight.resize(static_cast<size_t>(n));
       row.block.resize(static_cast<size_t>((n + Row<T>::kBlock - 1) / Row<T>::kBlock));
-      std::vector<int64_t> tokens;
       for (int64_t r = task * kTogether; r < std::min(rows, (task + 1) * kTogether); ++r)
         some(r, row, tokens);
     });
