@@ -148,7 +148,6 @@ RunConfig settings(const std::string& algo, const Folder& folder, const std::str
   config.model.decoder.dtype = dtype;
   config.trainer.lr = 1e-5;
   config.trainer.batch_size = algo == "grpo" ? kGroups * kSize : kTexts;
-  config.data.holdout = 0;
   if (algo == "grpo") {
     config.env.id = "BenchWords-v0";
     config.rollout.language.groups = kGroups;
