@@ -34,9 +34,8 @@ class Painter {
       const bool on = !trained.empty() && trained[first];
       size_t last = first;
       while (last < tokens.size() && (!trained.empty() && trained[last]) == on) ++last;
-      Utf8Decoder characters;
-      std::string text = characters.push(tokenizer_.decode(tokens.subspan(first, last - first)));
-      text += characters.finish();
+      const std::string text =
+          utf8_printable(tokenizer_.decode(tokens.subspan(first, last - first)));
       if (colour_) {
         out += cat(on ? "\x1b[32m" : "\x1b[2m", text, "\x1b[0m");
       } else {

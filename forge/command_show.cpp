@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "core/base/text_file.h"
 #include "forge/commands.h"
 #include "forge/completions.h"
 #include "forge/run_folder.h"
@@ -31,8 +32,11 @@ int command_show(const Arguments& arguments) {
   const RunFolder folder{arguments.positional[0]};
   BESSEMER_CHECK(std::filesystem::exists(folder.root), ValueError, folder.root.string(),
                  ": there is no such folder");
+  BESSEMER_CHECK(!std::filesystem::exists(folder.seed(0).root), ValueError, folder.root.string(),
+                 " holds the runs of several seeds; choose one, as ", folder.root.string(),
+                 "/seed-0");
   BESSEMER_CHECK(std::filesystem::exists(folder.completions()), ValueError, folder.root.string(),
-                 " holds no completions.jsonl: only runs of language models write one");
+                 " holds no completions.jsonl: only runs of models that speak write one");
   std::optional<int64_t> step;
   if (arguments.has("--step")) step = arguments.integer("--step", 0, 0);
   std::vector<ShownCompletion> all = read_completions(folder.completions());

@@ -6,7 +6,9 @@
 #include <nlohmann/json.hpp>
 
 #include "core/base/error.h"
-#include "forge/config.h"
+#include "core/base/text_file.h"
+#include "core/text/utf8.h"
+#include "forge/json_lines.h"
 
 namespace bessemer {
 
@@ -20,10 +22,18 @@ std::optional<double> number(const Json& json, const char* name) {
   return at->get<double>();
 }
 
+/// A count: a cast from anything else than a whole number of its range has no meaning.
+int64_t whole(const Json& value, const char* name) {
+  BESSEMER_CHECK(value.is_number_unsigned() && value.get<uint64_t>() <= uint64_t{INT64_MAX},
+                 ValueError, "'", name, "' is not a whole number");
+  return value.get<int64_t>();
+}
+
 ShownCompletion read_one(const Json& json) {
   ShownCompletion out;
-  out.step = json.at("step").get<int64_t>();
-  out.group = json.value("group", int64_t{0});
+  out.step = whole(json.at("step"), "step");
+  if (const auto group = json.find("group"); group != json.end())
+    out.group = whole(*group, "group");
   out.kind = json.value("kind", "");
   out.oracle = json.value("oracle", "");
   out.prompt = json.at("prompt").get<std::string>();
@@ -31,7 +41,7 @@ ShownCompletion read_one(const Json& json) {
   out.finish = json.value("finish", "");
   out.reward = number(json, "reward");
   out.advantage = number(json, "advantage");
-  if (const auto parts = json.find("rewards"); parts != json.end()) {
+  if (const auto parts = json.find("rewards"); parts != json.end() && parts->is_object()) {
     for (const auto& [name, value] : parts->items())
       if (value.is_number()) out.rewards.emplace_back(name, value.get<double>());
   }
@@ -46,13 +56,13 @@ ShownCompletion read_one(const Json& json) {
   return out;
 }
 
-/// What a terminal or a page can show of a text: line breaks as a sign, other controls as dots.
+/// A text on one line of the terminal: line breaks as a sign, other controls as dots.
 std::string printable(std::string_view text) {
   std::string out;
-  for (const char c : text) {
+  for (const char c : utf8_printable(text)) {
     if (c == '\n') {
       out += "\u21b5";
-    } else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
+    } else if (c == '\t') {
       out += "\u00b7";
     } else {
       out += c;
@@ -98,7 +108,7 @@ std::string measures(const ShownCompletion& c) {
 
 std::string escaped(std::string_view text) {
   std::string out;
-  for (const char c : text) {
+  for (const char c : utf8_printable(text)) {
     switch (c) {
       case '&':
         out += "&amp;";
@@ -160,23 +170,10 @@ std::vector<ShownCompletion> read_completions(const std::filesystem::path& file,
                                               std::optional<int64_t> step) {
   const std::string text = read_text_file(file.string());
   std::vector<ShownCompletion> out;
-  int64_t line = 0;
-  for (size_t at = 0; at < text.size();) {
-    const size_t end = text.find('\n', at);
-    if (end == std::string::npos) break;  // the run ended, or goes on, inside this line
-    ++line;
-    const Json json = Json::parse(text.begin() + static_cast<ptrdiff_t>(at),
-                                  text.begin() + static_cast<ptrdiff_t>(end), nullptr, false);
-    at = end + 1;
-    try {
-      BESSEMER_CHECK(json.is_object(), ValueError, file.string(), ":", line,
-                     ": not a JSON object; is it a completions.jsonl?");
-      if (step && json.at("step").get<int64_t>() != *step) continue;
-      out.push_back(read_one(json));
-    } catch (const nlohmann::json::exception& error) {
-      fail<ValueError>(file.string(), ":", line, ": ", error.what());
-    }
-  }
+  each_json_line(text, file.string(), "completions.jsonl", [&](const Json& json) {
+    if (step && whole(json.at("step"), "step") != *step) return;
+    out.push_back(read_one(json));
+  });
   return out;
 }
 

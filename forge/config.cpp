@@ -1,12 +1,10 @@
 #include "forge/config.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <charconv>
-#include <cstdio>
-#include <cstring>
 #include <filesystem>
-#include <memory>
+
+#include "core/base/text_file.h"
 
 namespace bessemer {
 
@@ -195,18 +193,6 @@ std::pair<std::string, std::string> parse_host_port(const std::string& text) {
       read.ec == std::errc() && read.ptr == end && number >= 0 && number <= 65535 && !host.empty(),
       ValueError, "must be PORT or HOST:PORT, got '", text, "'");
   return {std::move(host), std::move(port)};
-}
-
-std::string read_text_file(const std::string& path) {
-  std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
-  BESSEMER_CHECK(file, IoError, "cannot read ", path, ": ", std::strerror(errno));
-  std::string text;
-  char block[16384];
-  size_t got = 0;
-  while ((got = std::fread(block, 1, sizeof block, file.get())) > 0) text.append(block, got);
-  BESSEMER_CHECK(!std::ferror(file.get()), IoError, "cannot read ", path, ": ",
-                 std::strerror(errno));
-  return text;
 }
 
 }  // namespace bessemer

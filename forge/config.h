@@ -56,7 +56,4 @@ void check_resumable(const Recipe& before, const Recipe& after);
 /// Host and port of "PORT" (127.0.0.1) or "HOST:PORT". Throws ValueError.
 std::pair<std::string, std::string> parse_host_port(const std::string& text);
 
-/// The whole file as text. Throws IoError naming the path and the system's reason.
-std::string read_text_file(const std::string& path);
-
 }  // namespace bessemer

@@ -6,7 +6,8 @@
 #include <nlohmann/json.hpp>
 
 #include "core/base/error.h"
-#include "forge/config.h"
+#include "core/base/text_file.h"
+#include "forge/json_lines.h"
 
 namespace bessemer {
 
@@ -301,16 +302,10 @@ double MeasuredRun::late(std::string_view name) const {
 MeasuredRun read_measured_run(const std::filesystem::path& metrics) {
   const std::string text = read_text_file(metrics.string());
   MeasuredRun run;
-  for (size_t at = 0; at < text.size();) {
-    const size_t end = text.find('\n', at);
-    if (end == std::string::npos) break;
-    const Json json = Json::parse(text.begin() + static_cast<ptrdiff_t>(at),
-                                  text.begin() + static_cast<ptrdiff_t>(end), nullptr, false);
-    at = end + 1;
+  each_json_line(text, metrics.string(), "metrics.jsonl", [&](const Json& json) {
+    BESSEMER_CHECK(json.contains("step") && json["step"].is_number_integer(), ValueError,
+                   "not a row of measurements; is it a metrics.jsonl?");
     ++run.rows;
-    BESSEMER_CHECK(json.is_object() && json.contains("step") && json["step"].is_number_integer(),
-                   ValueError, metrics.string(), ":", run.rows,
-                   ": not a row of measurements; is it a metrics.jsonl?");
     const auto step = json["step"].get<int64_t>();
     for (const auto& [name, value] : json.items()) {
       if (value.is_number()) {
@@ -319,7 +314,7 @@ MeasuredRun read_measured_run(const std::filesystem::path& metrics) {
         ++run.not_finite[name];
       }
     }
-  }
+  });
   return run;
 }
 

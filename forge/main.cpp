@@ -1,6 +1,8 @@
 // The program: finds the command, runs it, turns errors into exit codes.
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <exception>
 #include <new>
 
@@ -141,10 +143,17 @@ int dispatch(std::span<const std::string> words) {
   return kExitUsage;
 }
 
+/// What was printed may not have arrived: a full disk behind `> FILE` would go unnoticed.
+int flushed(int code) {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
+  std::fprintf(stderr, "error: cannot write the output: %s\n", std::strerror(errno));
+  return code == kExitOk ? kExitFailure : code;
+}
+
 int run_program(int argc, char** argv) {
   try {
     const std::vector<std::string> words(argv + 1, argv + argc);
-    return dispatch(words);
+    return flushed(dispatch(words));
   } catch (const RecipeError& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return kExitUsage;

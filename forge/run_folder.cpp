@@ -83,28 +83,6 @@ RunLock create_run_folder(const RunFolder& folder, bool force) {
   return RunLock(folder);
 }
 
-void write_text_file(const fs::path& path, std::string_view text) {
-  const std::string aside = path.string() + ".new";
-  const auto check = [&](bool good, int file) {
-    if (good) return;
-    const int reason = errno;
-    if (file >= 0) ::close(file);
-    ::unlink(aside.c_str());
-    fail<IoError>("cannot write ", path.string(), ": ", std::strerror(reason));
-  };
-  const int file = ::open(aside.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  check(file >= 0, -1);
-  while (!text.empty()) {
-    const ssize_t count = ::write(file, text.data(), text.size());
-    if (count < 0 && errno == EINTR) continue;
-    check(count > 0, file);
-    text.remove_prefix(static_cast<size_t>(count));
-  }
-  check(::fsync(file) == 0, file);
-  check(::close(file) == 0, -1);
-  check(::rename(aside.c_str(), path.c_str()) == 0, -1);
-}
-
 fs::path find_checkpoint(const std::string& path) {
   if (fs::exists(fs::path(path) / "manifest")) return path;
   const fs::path checkpoint = latest_checkpoint(RunFolder{path}.checkpoints());

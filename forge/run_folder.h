@@ -6,7 +6,6 @@
 #include <filesystem>
 #include <span>
 #include <string>
-#include <string_view>
 #include <utility>
 
 #include "forge/config.h"
@@ -50,9 +49,6 @@ class RunLock {
 /// removed first, but never files that no run has written. Throws ValueError, or IoError with the
 /// system's reason.
 RunLock create_run_folder(const RunFolder& folder, bool force);
-
-/// Writes `text` aside, syncs and renames, so that readers see the old file or the new one.
-void write_text_file(const std::filesystem::path& path, std::string_view text);
 
 /// The newest checkpoint of a run folder, or the checkpoint that `path` names itself.
 std::filesystem::path find_checkpoint(const std::string& path);

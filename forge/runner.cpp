@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "core/base/text_file.h"
 #include "core/base/trace.h"
 #include "forge/completion_log.h"
 #include "forge/interrupt.h"
@@ -290,7 +291,7 @@ class Session {
     completions_->flush();
     if (with_video && runner_.video) runner_.video(*algorithm_, config_, folder_.video().string());
     // last, because it says that the run is complete
-    write_text_file(folder_.evaluation(), evaluation_json(*summary_.evaluation) + "\n");
+    write_text_file(folder_.evaluation().string(), evaluation_json(*summary_.evaluation) + "\n");
     if (!runner_.announce) return;
     const double rate =
         static_cast<double>(summary_.steps - first_step_) / std::max(summary_.seconds, 1e-9);
@@ -363,7 +364,7 @@ bool complete(const RunFolder& folder, const Recipe& recipe) {
 void write_recipe(const RunFolder& folder, const Recipe& recipe) {
   Recipe kept = recipe;
   kept.out = folder.root.string();
-  write_text_file(folder.recipe(), kept.yaml());
+  write_text_file(folder.recipe().string(), kept.yaml());
 }
 
 /// Recipe of one of several seeds.
@@ -438,7 +439,7 @@ RunSummary run_seeds(const Runner& runner, const Recipe& recipe, const RunFolder
     aggregate.scores.push_back(summary.evaluation->mean);
     last = std::move(summary);
   }
-  write_text_file(folder.aggregate(), aggregate_json(aggregate) + "\n");
+  write_text_file(folder.aggregate().string(), aggregate_json(aggregate) + "\n");
   if (runner.announce) std::fprintf(stderr, "%s\n", aggregate_text(aggregate).c_str());
   last.folder = folder.root.string();
   last.aggregate = std::move(aggregate);
@@ -572,7 +573,7 @@ RunSummary Runner::fork(const std::string& path, std::span<const std::string> ov
   const RunFolder folder{after.out};
   return unless_interrupted([&] {
     const Beginning beginning(*this, after, folder, force, checkpoint);
-    write_text_file(folder.parent_recipe(),
+    write_text_file(folder.parent_recipe().string(),
                     cat("# forked from ", checkpoint.string(), ", a run of\n", before.yaml()));
     return beginning.session->train(false, true);
   });

@@ -6,7 +6,8 @@
 #include <cstdio>
 #include <cstring>
 
-#include "forge/config.h"
+#include "core/base/error.h"
+#include "core/base/text_file.h"
 #include "forge/json.h"
 #include "forge/sinks.h"
 

@@ -140,8 +140,15 @@ TokenSamples read_tokens(const Message& message) {
   sequence_columns(out, [&](const char* name, auto& column) {
     read_column(message, name, out.sequences(), column);
   });
+  for (int64_t s = 0; s < out.sequences(); ++s) {
+    const auto i = static_cast<size_t>(s);
+    if (out.prompt[i] < 0 || out.prompt[i] > out.offsets[i + 1] - out.offsets[i])
+      wire::refuse(Code::malformed, "[tokens] a prompt of ", out.prompt[i], " tokens");
+  }
   for (const Value& item : message.fields.list("rewards")) {
     const std::string& name = item.text("rewards");
+    for (const auto& [known, column] : out.rewards)
+      if (known == name) wire::refuse(Code::malformed, "[tokens] two rewards '", name, "'");
     out.rewards.push_back({name, {}});
     read_column(message, "rewards." + name, out.sequences(), out.rewards.back().second);
   }

@@ -1,7 +1,6 @@
 // What a checkpoint holds: model.safetensors, train.safetensors, state.json.
 #include <algorithm>
 #include <cstring>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "core/io/safetensors.h"
@@ -145,10 +144,7 @@ void ActorCritic::save(const fs::path& folder) const {
   state["counters"] = {{"action", source.counter.front()}, {"shuffle", epochs_done_}};
   for (auto& [name, count] : counters()) state["counters"][name] = count;
   state["trainable"] = std::move(trainable);
-  std::ofstream out(folder / kState, std::ios::binary);
-  out << state.dump(2) << '\n';
-  out.close();
-  BESSEMER_CHECK(out.good(), IoError, (folder / kState).string(), ": cannot write");
+  write_text_file((folder / kState).string(), state.dump(2) + "\n");
 }
 
 void ActorCritic::load(const fs::path& folder) {

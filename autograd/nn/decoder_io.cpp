@@ -1,12 +1,11 @@
 #include "autograd/nn/decoder_io.h"
 
 #include <cstring>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
-#include <sstream>
 
 #include "autograd/engine.h"
+#include "core/base/text_file.h"
 #include "core/io/safetensors.h"
 
 namespace bessemer::nn {
@@ -75,14 +74,6 @@ class Reader {
   const Json& json_;
   const std::string& name_;
 };
-
-std::string read_text(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  std::ostringstream text;
-  if (in) text << in.rdbuf();
-  BESSEMER_CHECK(in && !text.bad(), IoError, "[decoder] cannot read ", path.string());
-  return text.str();
-}
 
 /// The element type may be any floating one; the result is float32.
 Tensor take(const TensorFile& file, const std::string& path, const std::string& name,
@@ -181,6 +172,8 @@ std::string decoder_config_json(const DecoderConfig& config, const DecoderTokens
 
 DecoderConfig parse_decoder_config(std::string_view text, const std::string& name) {
   Json json;
+  BESSEMER_CHECK(json_depth(text) <= kMaxJsonDepth, ValueError, "[decoder] ", name,
+                 " is nested more than ", kMaxJsonDepth, " levels deep");
   try {
     json = Json::parse(text);
   } catch (const Json::exception& error) {
@@ -237,16 +230,14 @@ void save_decoder(const fs::path& folder, const Decoder& decoder, const ScalarHe
   if (head) head->collect("", all);
   // transformers refuses a file that does not say who wrote it for whom.
   save_safetensors((folder / "model.safetensors").string(), all, {{"format", "pt"}});
-  const fs::path path = folder / "config.json";
-  std::ofstream out(path, std::ios::binary | std::ios::trunc);
-  out << decoder_config_json(decoder.config(), tokens, head != nullptr);
-  out.flush();
-  BESSEMER_CHECK(out, IoError, "[decoder] cannot write ", path.string());
+  write_text_file((folder / "config.json").string(),
+                  decoder_config_json(decoder.config(), tokens, head != nullptr));
 }
 
 LoadedDecoder load_decoder(const fs::path& folder, const DecoderConfig& like) {
   const fs::path description = folder / "config.json";
-  DecoderConfig config = parse_decoder_config(read_text(description), description.string());
+  DecoderConfig config =
+      parse_decoder_config(read_text_file(description.string()), description.string());
   check_like(config, like, description.string());
   config.compute = like.compute;
   config.checkpoint = like.checkpoint;

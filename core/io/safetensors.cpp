@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "core/base/text_file.h"
 #include "core/ops/ops.h"
 
 namespace bessemer {
@@ -105,6 +106,8 @@ void sync_directory(const std::string& path) {
 // --- reading ------------------------------------------------------------------------------------
 /// JSON where no object names a key twice.
 Json parse_header(const std::string& path, const std::string& text) {
+  if (json_depth(text) > kMaxJsonDepth)
+    damaged(path, "the header is nested more than ", kMaxJsonDepth, " levels deep");
   std::vector<std::set<std::string>> seen;
   auto watch = [&](int depth, Json::parse_event_t event, Json& parsed) {
     const auto level = static_cast<size_t>(depth);

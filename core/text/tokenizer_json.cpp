@@ -1,9 +1,8 @@
 // tokenizer.json: reading, checking and writing.
-#include <fstream>
 #include <nlohmann/json.hpp>
-#include <sstream>
 #include <unordered_set>
 
+#include "core/base/text_file.h"
 #include "core/text/pretokenizer.h"
 #include "core/text/tokenizer.h"
 #include "core/text/utf8.h"
@@ -117,6 +116,8 @@ Tokenizer Tokenizer::parse(std::string_view json, std::string_view name) {
 
 Tokenizer Tokenizer::parse_checked(std::string_view json, std::string_view name) {
   const Reader reader{std::string(name)};
+  if (json_depth(json) > kMaxJsonDepth)
+    reader.refuse("nested more than ", kMaxJsonDepth, " levels deep");
   const Json root = Json::parse(json, nullptr, false);
   if (root.is_discarded() || !root.is_object()) reader.refuse("this is not a JSON object");
   const Json& model = reader.member(root, "model");
@@ -210,11 +211,7 @@ Tokenizer Tokenizer::parse_checked(std::string_view json, std::string_view name)
 }
 
 Tokenizer Tokenizer::load(const std::filesystem::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  BESSEMER_CHECK(in, IoError, "cannot read ", file.string());
-  std::ostringstream text;
-  text << in.rdbuf();
-  return parse(text.str(), file.string());
+  return parse(read_text_file(file.string()), file.string());
 }
 
 std::string Tokenizer::json() const {
@@ -272,10 +269,7 @@ std::string Tokenizer::json() const {
 }
 
 void Tokenizer::save(const std::filesystem::path& file) const {
-  std::ofstream out(file, std::ios::binary | std::ios::trunc);
-  out << json();
-  out.flush();
-  BESSEMER_CHECK(out, IoError, "cannot write ", file.string());
+  write_text_file(file.string(), json());
 }
 
 }  // namespace bessemer

@@ -54,6 +54,25 @@ void utf8_append(std::string& out, uint32_t c) {
   }
 }
 
+std::string utf8_printable(std::string_view text) {
+  Utf8Decoder decoder;
+  std::string whole = decoder.push(text);
+  whole += decoder.finish();
+  std::string out;
+  for (size_t i = 0; i < whole.size();) {
+    const auto length = static_cast<size_t>(utf8_sequence(std::string_view(whole).substr(i)));
+    const std::string_view character = std::string_view(whole).substr(i, length);
+    const uint32_t c = utf8_code_point(character);
+    if ((c < 0x20 && c != '\n' && c != '\t') || (c >= 0x7F && c < 0xA0)) {
+      out += "\u00b7";
+    } else {
+      out += character;
+    }
+    i += length;
+  }
+  return out;
+}
+
 std::string Utf8Decoder::push(std::string_view bytes) {
   held_ += bytes;
   std::string out;

@@ -16,6 +16,10 @@ int utf8_sequence(std::string_view bytes);
 uint32_t utf8_code_point(std::string_view sequence);
 void utf8_append(std::string& out, uint32_t code_point);
 
+/// For a terminal: control characters (of C0 and C1, but line breaks and tabs) become a dot, so
+/// that no text can steer it; what is not UTF-8 becomes U+FFFD.
+std::string utf8_printable(std::string_view text);
+
 /// Turns bytes into whole characters. What cannot become one is replaced by U+FFFD, as a browser
 /// does.
 class Utf8Decoder {

@@ -62,6 +62,19 @@ TEST_CASE("completions: the table and the page show the same measures") {
   CHECK(page.find("p = 0.905") != std::string::npos);
 }
 
+TEST_CASE("completions: controls in a text steer neither a terminal nor a page") {
+  ShownCompletion c;
+  c.prompt = "\x1b[2J\u009b31m";
+  c.completion = "\ta\r";
+  c.tokens = {{"\ta\r</span>", -1.0}};
+  const std::string plain = completions_text({&c, 1}, false, 80);
+  CHECK(plain.find("\u00b7[2J\u00b731m") != std::string::npos);
+  CHECK(plain.find("\u00b7a\u00b7") != std::string::npos);
+  const std::string page = completions_html({&c, 1}, "runs/a");
+  CHECK(page.find_first_of("\x1b\r") == std::string::npos);
+  CHECK(page.find("&lt;/span&gt;") != std::string::npos);
+}
+
 TEST_CASE("completions: a character made of two tokens is coloured as one") {
   ShownCompletion c;
   c.prompt = "a";

@@ -7,7 +7,7 @@
 #include <regex>
 
 #include "core/base/error.h"
-#include "forge/config.h"
+#include "core/base/text_file.h"
 #include "tests/forge/processes.h"
 #include "tests/forge/scratch.h"
 

@@ -4,6 +4,7 @@
 
 #include <fstream>
 
+#include "core/base/text_file.h"
 #include "forge/runner.h"
 #include "tests/forge/scratch.h"
 

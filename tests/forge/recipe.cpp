@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "core/base/rng.h"
+#include "core/base/text_file.h"
 #include "forge/config.h"
 #include "forge/recipe_keys.h"
 

@@ -7,6 +7,7 @@
 #include <fstream>
 
 #include "core/base/rng.h"
+#include "core/base/text_file.h"
 #include "forge/interrupt.h"
 #include "tests/forge/scratch.h"
 #include "trainer/checkpoint.h"

@@ -6,7 +6,8 @@
 #include <cstring>
 
 #include "core/base/crc32c.h"
-#include "forge/config.h"
+#include "core/base/error.h"
+#include "core/base/text_file.h"
 #include "tests/forge/scratch.h"
 
 using namespace bessemer;

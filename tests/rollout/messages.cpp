@@ -4,6 +4,8 @@
 
 #include "rollout/sample_message.h"
 #include "rollout/token_samples.h"
+#include "tests/fuzz.h"
+#include "tests/peak_memory.h"
 
 using namespace bessemer;
 using wire::Code;
@@ -243,4 +245,68 @@ TEST_CASE("a column owns its numbers or looks at a message's; copies own theirs"
   CHECK(moved == std::vector<float>{9, 5, 3, 0});
   moved = moved.vector();
   CHECK(moved.size() == 4);
+}
+
+TEST_CASE("token rows: a damaged message is read or refused, within its memory") {
+  Message message("samples");
+  const TokenSamples from = conversations();
+  write_tokens(message, from);
+  std::string header;
+  wire::encode_header(message, header);
+  std::string frames;
+  std::vector<size_t> sizes;
+  for (const wire::NamedArray& array : message.arrays) {
+    frames.append(static_cast<const char*>(array.view.data), array.view.bytes());
+    sizes.push_back(array.view.bytes());
+  }
+  uint64_t read = 0, denied = 0;
+  const uint64_t rounds = fuzz_rounds(1000);
+  for (uint64_t round = 0; round < rounds; ++round) {
+    CAPTURE(round);
+    const bool of_header = round % 2 == 0;
+    const std::string bytes = of_header ? damaged(header, round) : header;
+    std::string elements = of_header ? frames : damaged(frames, round);
+    const size_t total = bytes.size() + elements.size();
+    elements.resize(std::max(elements.size(), frames.size()));
+    const PeakMemory peak;
+    try {
+      Message got = wire::decode_header(bytes);
+      std::vector<std::string> parts;  // aligned, as frames are
+      for (size_t i = 0, at = 0; i < sizes.size(); at += sizes[i++])
+        parts.push_back(elements.substr(at, sizes[i]));
+      const std::vector<std::string_view> views(parts.begin(), parts.end());
+      wire::attach_frames(got, views);
+      const TokenSamples samples = read_tokens(got);
+      samples.check();
+      for (int64_t s = 0; s < samples.sequences(); ++s) {
+        const auto i = static_cast<size_t>(s);
+        CHECK(samples.prompt[i] >= 0);
+        CHECK(samples.offsets[i] + samples.prompt[i] <= samples.offsets[i + 1]);
+      }
+      ++read;
+    } catch (const wire::WireError&) {
+      ++denied;
+    }
+    CHECK(peak.bytes() < memory_allowed(total));
+  }
+  CHECK(read > 0);
+  CHECK(denied > 0);
+}
+
+TEST_CASE("token rows: two rewards of one name, and prompts beyond their sequence") {
+  const auto sent = [](const TokenSamples& samples) {
+    Message message("samples");
+    write_tokens(message, samples);
+    return refused([&] { read_tokens(travel(message)); });
+  };
+  TokenSamples samples = conversations();
+  samples.prompt = {4, 0, 0};
+  CHECK(sent(samples) == Code::malformed);
+  samples.prompt = {-1, 0, 0};
+  CHECK(sent(samples) == Code::malformed);
+  Message message("samples");
+  const TokenSamples good = conversations();
+  write_tokens(message, good);
+  message.fields.set("rewards", wire::List{"solved", "solved"});
+  CHECK(refused([&] { read_tokens(travel(message)); }) == Code::malformed);
 }

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <array>
-#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <sstream>
+
+#include "core/base/text_file.h"
 
 namespace bessemer {
 
@@ -246,6 +246,8 @@ double share_of(std::string_view line) {
 }
 
 Json parse_line(std::string_view line, const std::string& where) {
+  BESSEMER_CHECK(json_depth(line) <= kMaxJsonDepth, ValueError, where, "is nested more than ",
+                 kMaxJsonDepth, " levels deep");
   try {
     Json json = Json::parse(line);
     BESSEMER_CHECK(json.is_object(), ValueError, where, "is no JSON object");
@@ -256,6 +258,12 @@ Json parse_line(std::string_view line, const std::string& where) {
     fail<ValueError>(
         where, "is damaged: ", colon == std::string_view::npos ? what : what.substr(colon + 2));
   }
+}
+
+/// A count: a cast from anything else than a whole number of its range has no meaning.
+uint64_t whole(const Json& value, const std::string& where) {
+  BESSEMER_CHECK(value.is_number_unsigned(), ValueError, where, "is no completion of a run");
+  return value.get<uint64_t>();
 }
 
 template <class Visit>
@@ -269,16 +277,6 @@ void each_line(std::string_view text, const std::string& name, Visit&& visit) {
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
     visit(line, cat(name, ":", number, ": "));
   }
-}
-
-std::string read_file(const std::filesystem::path& file) {
-  BESSEMER_CHECK(!std::filesystem::is_directory(file), IoError, file.string(),
-                 ": is a folder, not a file of JSON lines");
-  std::ifstream in(file, std::ios::binary);
-  std::ostringstream text;
-  text << in.rdbuf();
-  BESSEMER_CHECK(in.good(), IoError, file.string(), ": cannot be read");
-  return text.str();
 }
 
 }  // namespace
@@ -360,7 +358,7 @@ Dataset parse_dataset(std::string_view text, const std::string& name, const Toke
 
 Dataset load_dataset(const std::filesystem::path& file, const Tokenizer& tokenizer,
                      const DatasetOptions& options) {
-  return parse_dataset(read_file(file), file.string(), tokenizer, options);
+  return parse_dataset(read_text_file(file.string()), file.string(), tokenizer, options);
 }
 
 Dataset load_completions(const std::filesystem::path& file, const Tokenizer& tokenizer,
@@ -369,31 +367,39 @@ Dataset load_completions(const std::filesystem::path& file, const Tokenizer& tok
     double reward = 0, advantage = 0;
     Text text;
   };
-  std::map<std::pair<int64_t, int64_t>, std::vector<Said>> groups;  // by step and group
-  each_line(read_file(file), file.string(), [&](std::string_view line, const std::string& where) {
-    const Json json = parse_line(line, where);
-    try {
-      if (json.at("kind") != "train" || !json.at("reward").is_number()) return;
-      Said said;
-      said.reward = json.at("reward").get<double>();
-      said.advantage = json.at("advantage").get<double>();
-      const std::array<Turn, 1> question = {Turn{Role::user, json.at("prompt").get<std::string>()}};
-      said.text.prompt = conversation_prompt(tokenizer, question);
-      Continuation answer;
-      answer.tokens = json.at("token_ids").get<std::vector<int32_t>>();
-      for (const int32_t id : answer.tokens) tokenizer.token(id);  // IndexError beyond them
-      for (const Json& own : json.at("log_probs")) answer.trained.push_back(!own.is_null());
-      BESSEMER_CHECK(answer.tokens.size() == answer.trained.size(), ValueError, where,
-                     "has another number of log_probs than of token_ids");
-      said.text.continuations.push_back(std::move(answer));
-      groups[{json.at("step").get<int64_t>(), json.at("group").get<int64_t>()}].push_back(
-          std::move(said));
-    } catch (const nlohmann::json::exception&) {
-      fail<ValueError>(where, "is no completion of a run");
-    } catch (const IndexError& error) {
-      fail<ValueError>(where, error.what());
-    }
-  });
+  std::map<std::pair<uint64_t, uint64_t>, std::vector<Said>> groups;  // by step and group
+  each_line(read_text_file(file.string()), file.string(),
+            [&](std::string_view line, const std::string& where) {
+              const Json json = parse_line(line, where);
+              try {
+                if (json.at("kind") != "train" || !json.at("reward").is_number()) return;
+                Said said;
+                said.reward = json.at("reward").get<double>();
+                said.advantage = json.at("advantage").get<double>();
+                const std::array<Turn, 1> question = {
+                    Turn{Role::user, json.at("prompt").get<std::string>()}};
+                said.text.prompt = conversation_prompt(tokenizer, question);
+                Continuation answer;
+                for (const Json& id : json.at("token_ids")) {
+                  const uint64_t token = whole(id, where);
+                  BESSEMER_CHECK(token < static_cast<uint64_t>(tokenizer.size()), ValueError, where,
+                                 "token ", token, " is beyond the vocabulary of ",
+                                 tokenizer.size());
+                  answer.tokens.push_back(static_cast<int32_t>(token));
+                }
+                for (const Json& own : json.at("log_probs"))
+                  answer.trained.push_back(!own.is_null());
+                BESSEMER_CHECK(answer.tokens.size() == answer.trained.size(), ValueError, where,
+                               "has another number of log_probs than of token_ids");
+                const bool spoke = std::ranges::find(answer.trained, 1) != answer.trained.end();
+                if (!spoke) return;  // a question longer than the context
+                said.text.continuations.push_back(std::move(answer));
+                groups[{whole(json.at("step"), where), whole(json.at("group"), where)}].push_back(
+                    std::move(said));
+              } catch (const nlohmann::json::exception&) {
+                fail<ValueError>(where, "is no completion of a run");
+              }
+            });
   Dataset out;
   out.shape = "completions of a run";
   Trained trained(tokenizer);
@@ -429,7 +435,7 @@ Dataset load_completions(const std::filesystem::path& file, const Tokenizer& tok
 
 std::vector<std::string> dataset_strings(const std::filesystem::path& file) {
   std::vector<std::string> out;
-  const std::string text = read_file(file);
+  const std::string text = read_text_file(file.string());
   const auto collect = [&](const auto& self, const Json& value) -> void {
     if (value.is_string()) out.push_back(value.get<std::string>());
     if (value.is_structured())

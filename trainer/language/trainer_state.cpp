@@ -2,7 +2,6 @@
 // transformers reads them, train.safetensors (moments, and a value head where there is one) and
 // state.json.
 #include <cstring>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "autograd/nn/decoder_io.h"
@@ -50,11 +49,7 @@ void LanguageTrainer::save_state(const fs::path& folder) const {
   Json trainable = Json::object();
   for (auto& [name, tensor] : named_) trainable[name] = tensor.requires_grad();
   state["trainable"] = std::move(trainable);
-  const fs::path path = folder / "state.json";
-  std::ofstream out(path, std::ios::binary);
-  out << state.dump(2) << '\n';
-  out.close();
-  BESSEMER_CHECK(out.good(), IoError, path.string(), ": cannot write");
+  write_text_file((folder / "state.json").string(), state.dump(2) + "\n");
 }
 
 void LanguageTrainer::load(const fs::path& folder) {
