@@ -46,8 +46,8 @@ class Echo : public Service {
   }
 
   void close(Session&, std::string_view reason) override {
+    why = reason;  // read by who has seen the count
     ++closed;
-    why = reason;
   }
 
   Message info(const Message& ask) override {
