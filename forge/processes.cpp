@@ -14,6 +14,11 @@
 #include "core/base/trace.h"
 #include "envs/client/remote_batch.h"
 #include "rollout/worker_source.h"
+#ifdef BESSEMER_HAS_TEXT
+#include "autograd/nn/decoder_io.h"
+#include "core/text/tokenizer.h"
+#include "rollout/episode_hub.h"
+#endif
 
 namespace bessemer {
 
@@ -50,6 +55,7 @@ class LocalPlacement final : public Placement {
     setup_ = recipe.yaml();
     workers_ = recipe.run.worker_count();
     processes_ = config_.mode != "inline";
+    rate_ = recipe.run.uses() & kUsesLanguage ? "tokens_per_second" : "fps";
   }
   ~LocalPlacement() override {
     if (hub_) dismiss_workers();
@@ -60,17 +66,20 @@ class LocalPlacement final : public Placement {
     if (!processes_) return {};
     SourceFactory out;
     out.samples = [this](const SourceRequest& request) {
-      return std::make_unique<WorkerSource>(start_workers(request), request.policy,
+      return std::make_unique<WorkerSource>(*start_collectors(request), request.policy,
                                             request.normalizer);
     };
     out.fragments = [this](const SourceRequest& request) {
-      return std::make_unique<WorkerFragments>(start_workers(request));
+      return std::make_unique<WorkerFragments>(*start_collectors(request));
     };
+#ifdef BESSEMER_HAS_TEXT
+    out.episodes = [this](const EpisodeRequest& request) { return start_players(request); };
+#endif
     return out;
   }
 
   void report(Metrics& metrics) const override {
-    const WorkerHub* hub = hub_;
+    const TaskHub* hub = hub_;
     if (!hub) return;
     double running = 0, restarts = 0, queued = 0;
     for (const WorkerStatus& worker : hub->status()) {
@@ -80,7 +89,7 @@ class LocalPlacement final : public Placement {
       const auto add = [&](std::string_view what, double value) {
         metrics.last(cat("workers/", worker.name, "/", what), value);
       };
-      add("fps", worker.steps_per_second);
+      add(rate_, worker.steps_per_second);
       add("version", static_cast<double>(worker.version));
       add("queued", static_cast<double>(worker.queued));
       add("restarts", static_cast<double>(worker.restarts));
@@ -118,10 +127,10 @@ class LocalPlacement final : public Placement {
     ControllerEvents events;
     events.on_start = [this](const std::string& name, int pid, int64_t) { pids_[name] = pid; };
     events.on_exit = [this](const std::string& name, const ChildStatus&) {
-      if (WorkerHub* hub = hub_) hub->lost(name, pids_[name]);
+      if (TaskHub* hub = hub_) hub->lost(name, pids_[name]);
     };
     events.on_failure = [this](const std::string&, const std::string& text) {
-      if (WorkerHub* hub = hub_) hub->abandon(text);
+      if (TaskHub* hub = hub_) hub->abandon(text);
     };
     return events;
   }
@@ -137,24 +146,47 @@ class LocalPlacement final : public Placement {
       std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
 
-  WorkerHub& start_workers(const SourceRequest& request) {
-    WorkerHubOptions options;
+  TaskHubOptions hub_options(int64_t message_bytes) {
+    TaskHubOptions options;
     options.workers = workers_;
-    options.shape = request.shape;
-    options.fragments = request.fragments;
     options.lease = config_.lease;
-    options.message_bytes = acting_weights(0, request.policy, request.normalizer).buffer.numel();
+    options.message_bytes = message_bytes;
     options.on_silent = [this](const std::string& name) {
       controller_.kill(name, cat("silent for ", config_.lease, " s"));
     };
-    owned_hub_ = std::make_unique<WorkerHub>(options, setup_);
-    hub_ = owned_hub_.get();
-    for (const std::string& name : owned_hub_->names()) {
-      start_actor(name, {"worker", owned_hub_->address(), name}, Restart::failure,
-                  {{kWorkerSecret, owned_hub_->secret()}});
-    }
-    return *owned_hub_;
+    return options;
   }
+
+  /// Starts the hub's workers.
+  template <class Hub>
+  std::shared_ptr<Hub> start_workers(std::shared_ptr<Hub> hub) {
+    owned_hub_ = hub;
+    hub_ = hub.get();
+    for (const std::string& name : hub->names()) {
+      start_actor(name, {"worker", hub->address(), name}, Restart::failure,
+                  {{kWorkerSecret, hub->secret()}});
+    }
+    return hub;
+  }
+
+  std::shared_ptr<WorkerHub> start_collectors(const SourceRequest& request) {
+    WorkerHubOptions options{
+        hub_options(acting_weights(0, request.policy, request.normalizer).buffer.numel()),
+        request.shape, request.fragments};
+    return start_workers(std::make_shared<WorkerHub>(options, setup_));
+  }
+
+#ifdef BESSEMER_HAS_TEXT
+  std::shared_ptr<EpisodeHub> start_players(const EpisodeRequest& request) {
+    const nn::DecoderConfig& shape = request.decoder.config();
+    wire::Map setup = {{"setup", setup_},
+                       {"tokenizer", request.tokenizer.json()},
+                       {"decoder", nn::decoder_config_json(shape)},
+                       {"compute", dtype_name(shape.compute)}};
+    return start_workers(
+        std::make_shared<EpisodeHub>(hub_options(0), std::move(setup), request.decoder));
+  }
+#endif
 
   /// The run's own server; returns once it answers.
   void serve(RunConfig& run) {
@@ -187,11 +219,12 @@ class LocalPlacement final : public Placement {
   std::string trace_, setup_;
   int64_t workers_ = 0;
   bool processes_ = false;
-  std::atomic<WorkerHub*> hub_{nullptr};  // what the controller's thread sees
-  std::map<std::string, int64_t> pids_;   // of the last start; the controller's thread's
+  std::string_view rate_;                // what workers' steps a second are called
+  std::atomic<TaskHub*> hub_{nullptr};   // what the controller's thread sees
+  std::map<std::string, int64_t> pids_;  // of the last start; the controller's thread's
   LocalLauncher launcher_;
   Controller controller_;
-  std::unique_ptr<WorkerHub> owned_hub_;  // its thread ends before the controller does
+  std::shared_ptr<TaskHub> owned_hub_;  // its thread ends before the controller does
 };
 
 }  // namespace

@@ -484,8 +484,10 @@ Plan make_plan(const Recipe& recipe, const AlgorithmFactory& factory) {
     const int64_t most = (rows + workers - 1) / workers, threads = config.worker_threads();
     line("workers", cat(workers, workers == 1 ? " process" : " processes", " of ", threads,
                         threads == 1 ? " thread, " : " threads, ",
-                        rows % workers == 0 ? "" : cat(rows / workers, " or "), most,
-                        " instances each; lease ", config.placement.lease, " s"));
+                        language ? "which generate and play the episodes"
+                                 : cat(rows % workers == 0 ? "" : cat(rows / workers, " or "), most,
+                                       " instances each"),
+                        "; lease ", config.placement.lease, " s"));
   }
   if (language) {
     language_plan(recipe, prerequisites, line);
@@ -502,10 +504,14 @@ Plan make_plan(const Recipe& recipe, const AlgorithmFactory& factory) {
                         std::min(config.trainer.batch_size, plan.batch)));
   }
   line("steps", cat(config.trainer.total_steps, " in ", plan.iterations, " iterations"));
-  line("staleness", config.trainer.algo == "appo" && config.placement.mode != "inline"
-                        ? cat("at most ", config.placement.max_staleness,
-                              " policy versions; older experience is dropped and counted")
-                        : "0 policy versions (synchronous)");
+  const int64_t stale = config.placement.max_staleness;
+  line("staleness",
+       config.trainer.algo == "appo" && config.placement.mode != "inline"
+           ? cat("at most ", stale, " policy versions; older experience is dropped and counted")
+       : language && stale > 0
+           ? cat("generation is ", stale, stale == 1 ? " iteration" : " iterations",
+                 " ahead: its weights are those of so many iterations before")
+           : "0 policy versions (synchronous)");
   line("memory", cat(short_number(static_cast<double>(plan.memory_bytes)), "B"));
   line("evaluation",
        cat(config.eval.every > 0 ? cat("every ", config.eval.every, " steps and ") : "",

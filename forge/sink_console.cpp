@@ -164,7 +164,7 @@ class ConsoleSink final : public Sink {
 
   /// One line a worker, from "workers/NAME/...".
   std::vector<std::string> workers() const {
-    constexpr std::string_view start = "workers/", end = "/fps";
+    constexpr std::string_view start = "workers/", end = "/version";
     std::vector<std::string> out;
     for (const auto& [metric, value] : latest_.values()) {
       if (!metric.starts_with(start) || !metric.ends_with(end)) continue;
@@ -174,8 +174,10 @@ class ConsoleSink final : public Sink {
         const std::string key = cat(start, name, "/", what);
         return latest_.has(key) ? latest_.get(key) : 0;
       };
-      out.push_back(cat(name, "  ", short_number(value.value()), "/s  version ",
-                        grouped(static_cast<int64_t>(of("version"))), "  queue ",
+      // Environment steps a second, or tokens.
+      const double speed = of("fps") + of("tokens_per_second");
+      out.push_back(cat(name, "  ", short_number(speed), "/s  version ",
+                        grouped(static_cast<int64_t>(value.value())), "  queue ",
                         brief(of("queued")), "  restarts ", brief(of("restarts"))));
     }
     const size_t count = out.size();

@@ -98,6 +98,7 @@ class Play {
     chats_.reserve(static_cast<size_t>(rows_));
     for (int64_t row = 0; row < rows_; ++row) {
       Episode& episode = episodes_[static_cast<size_t>(row)];
+      episode.sequence = options_.first_sequence + static_cast<uint64_t>(row);
       episode.question = table_.text.row(row);
       episode.oracle = table_.envs->oracle(row);
       Chat& chat = chats_.emplace_back(tokenizer_);
@@ -148,7 +149,9 @@ class Play {
   bool take(int64_t row, const Completion& completion) {
     using Finish = Completion::Finish;
     Episode& episode = episodes_[static_cast<size_t>(row)];
-    if (completion.finish == Finish::prompt_too_long || completion.finish == Finish::out_of_pages) {
+    // An answer without a token: what the environment said filled the context to its last place.
+    if (completion.finish == Finish::prompt_too_long || completion.finish == Finish::out_of_pages ||
+        completion.tokens.empty()) {
       if (episode.turns == 0) fail_episode(episode, finish_name(completion.finish));
       episode.cut = true;  // a conversation that outgrew the context ends where it stands
       return false;
@@ -219,6 +222,7 @@ class Play {
     const auto to = static_cast<int64_t>(end);
     episode.continuation.tokens.assign(ledger.tokens.begin() + from, ledger.tokens.begin() + to);
     episode.continuation.trained.assign(ledger.trained.begin() + from, ledger.trained.begin() + to);
+    episode.author.assign(ledger.author.begin(), ledger.author.begin() + to);
     generator_.release(first_handle_ + row);
   }
 

@@ -16,6 +16,8 @@ struct Episode {
   Continuation continuation;       // up to the model's last token; trained: what the model said
   std::vector<float> log_prob;     // [trained tokens] as reported while sampling
   std::vector<uint64_t> version;   // [trained tokens] of the weights that sampled them
+  std::vector<Author> author;      // [prompt and continuation] who wrote it
+  uint64_t sequence = 0;           // key of its draws
   std::vector<int64_t> turn_end;   // [turns] trained tokens up to the end of each
   std::vector<float> turn_reward;  // [turns] of the environment
   double reward = 0;               // sum over the turns; not a number after a fault

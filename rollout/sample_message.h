@@ -1,5 +1,5 @@
 // Experience as messages: control rows (rollouts of flat columns) and the states of environments.
-// Token rows are in rollout/token_samples.h. docs/protocol.md section 8 has the format.
+// Token rows are in rollout/episode_message.h. docs/protocol.md section 8 has the format.
 #pragma once
 
 #include <optional>

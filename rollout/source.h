@@ -16,7 +16,12 @@
 
 namespace bessemer {
 
+class EpisodeSource;
 class Normalizer;
+class Tokenizer;
+namespace nn {
+class Decoder;
+}
 
 /// Where environments stand between two rollouts: with the weights, all that decides what comes
 /// next. Everything is listed row by row, so that states of neighbouring ranges can be joined and
@@ -101,10 +106,17 @@ struct SourceRequest {
   int64_t fragments = 0;  // asynchronous: most fragments finished or under way; 0: as it likes
 };
 
+/// The same of a trainer of language. Decoder and tokenizer are its own.
+struct EpisodeRequest {
+  const nn::Decoder& decoder;
+  const Tokenizer& tokenizer;
+};
+
 /// How a trainer gets its source when the work is placed elsewhere; empty: in this process.
 struct SourceFactory {
   std::function<std::unique_ptr<SampleSource>(const SourceRequest&)> samples;
   std::function<std::unique_ptr<FragmentSource>(const SourceRequest&)> fragments;
+  std::function<std::shared_ptr<EpisodeSource>(const EpisodeRequest&)> episodes;
 };
 
 }  // namespace bessemer

@@ -64,7 +64,10 @@ class Loop {
       if (task.fields.flag("stop", false)) return;
       report = Message("samples");
       const uint64_t number = task.fields.count("task");
-      if (auto problem = attempt([&] { perform(task, report); })) report = std::move(*problem);
+      if (auto problem = attempt([&] { perform(task, report); })) {
+        report = std::move(*problem);
+        worker_.reset();  // wherever it stopped, it begins anew
+      }
       report.fields.set("task", number);
       trace::flush();
     }

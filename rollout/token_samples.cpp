@@ -1,156 +1,138 @@
 #include "rollout/token_samples.h"
 
 #include <algorithm>
-#include <type_traits>
-
-#include "core/wire/message.h"
 
 namespace bessemer {
 
-using wire::Code;
-using wire::List;
-using wire::Message;
-using wire::Value;
-
 namespace {
-
-/// Calls visit(name, column) for each column of one entry a token.
-template <class Samples, class Visit>
-void token_columns(Samples& samples, const Visit& visit) {
-  visit("tokens", samples.tokens);
-  visit("author", samples.author);
-  visit("trained", samples.trained);
-  visit("log_prob", samples.log_prob);
-  visit("version", samples.version);
-}
-
-template <class Samples, class Visit>
-void sequence_columns(Samples& samples, const Visit& visit) {
-  visit("sequence", samples.sequence);
-  visit("group", samples.group);
-  visit("prompt", samples.prompt);
-  visit("finish", samples.finish);
-  visit("reward", samples.reward);
-}
-
-/// Keys of draws are unsigned; on the wire they are the same 64 bits.
-template <class T>
-constexpr Dtype wire_dtype() {
-  if constexpr (std::is_same_v<T, uint64_t>)
-    return Dtype::i64;
-  else
-    return dtype_of<T>();
-}
-
-template <class T>
-void write_column(Message& message, const std::string& name, const std::vector<T>& column) {
-  message.add(name, wire_dtype<T>(), {static_cast<int64_t>(column.size())}, column.data());
-}
-
-template <class T>
-void read_column(const Message& message, const std::string& name, int64_t size,
-                 std::vector<T>& column) {
-  const int64_t shape[] = {size};
-  const auto* from = static_cast<const T*>(message.array(name, wire_dtype<T>(), shape).data);
-  column.assign(from, from + size);
-}
-
-}  // namespace
-
-void TokenSamples::append(const TokenSamples& next) {
-  BESSEMER_CHECK(value.empty() == next.value.empty() || size() == 0 || next.size() == 0, ValueError,
-                 "[tokens] only one of two batches has values");
-  bool same = rewards.size() == next.rewards.size();
-  for (size_t i = 0; same && i < rewards.size(); ++i)
-    same = rewards[i].first == next.rewards[i].first;
-  BESSEMER_CHECK(same || sequences() == 0, ValueError,
-                 "[tokens] the batches have different reward components");
-  const auto add = [](auto& to, const auto& from) {
-    to.insert(to.end(), from.begin(), from.end());
-  };
-  if (sequences() == 0) {
-    rewards.clear();
-    for (const auto& component : next.rewards) rewards.push_back({component.first, {}});
-  }
-  for (size_t i = 0; i < rewards.size(); ++i) add(rewards[i].second, next.rewards[i].second);
-  const int64_t before = size();
-  for (int64_t s = 1; s <= next.sequences(); ++s) offsets.push_back(before + next.offsets[s]);
-  add(tokens, next.tokens);
-  add(author, next.author);
-  add(trained, next.trained);
-  add(log_prob, next.log_prob);
-  add(value, next.value);
-  add(version, next.version);
-  add(sequence, next.sequence);
-  add(group, next.group);
-  add(prompt, next.prompt);
-  add(finish, next.finish);
-  add(reward, next.reward);
+constexpr int64_t kTexts = 4;
 }
 
 void TokenSamples::check() const {
-  BESSEMER_CHECK(!offsets.empty() && offsets[0] == 0 && std::ranges::is_sorted(offsets), ValueError,
-                 "[tokens] offsets do not rise from 0");
+  const auto rises = [](std::string_view name, const std::vector<int64_t>& at) {
+    BESSEMER_CHECK(!at.empty() && at[0] == 0 && std::ranges::is_sorted(at), ValueError,
+                   "[tokens] '", name, "' do not rise from 0");
+  };
+  rises("offsets", offsets);
+  rises("text.offsets", text_offsets);
   const auto length = [](std::string_view name, size_t found, int64_t wanted) {
     BESSEMER_CHECK(static_cast<int64_t>(found) == wanted, ValueError, "[tokens] '", name, "' has ",
                    found, " entries, expected ", wanted);
   };
-  token_columns(*this, [&](std::string_view name, const auto& column) {
-    length(name, column.size(), size());
-  });
-  if (!value.empty()) length("value", value.size(), size());
-  sequence_columns(*this, [&](std::string_view name, const auto& column) {
-    length(name, column.size(), sequences());
-  });
-  for (const auto& [name, column] : rewards) length(name, column.size(), sequences());
-}
-
-void write_tokens(Message& message, const TokenSamples& samples) {
-  samples.check();
-  message.fields.set("kind", "tokens");
-  const auto write = [&](const char* name, const auto& column) {
-    write_column(message, name, column);
+  const int64_t n = sequences();
+  length("tokens", tokens.size(), size());
+  length("author", author.size(), size());
+  length("trained", trained.size(), size());
+  length("log_prob", log_prob.size(), size());
+  length("version", version.size(), size());
+  length("sequence", sequence.size(), n);
+  length("prompt", prompt.size(), n);
+  length("finish", finish.size(), n);
+  length("turns", turns.size(), n);
+  length("reward", reward.size(), n);
+  int64_t all_turns = 0;
+  for (const int64_t count : turns) {
+    BESSEMER_CHECK(count >= 0 && count <= static_cast<int64_t>(turn_end.size()), ValueError,
+                   "[tokens] a sequence of ", count, " turns");
+    all_turns += count;
+  }
+  length("turn_end", turn_end.size(), all_turns);
+  length("turn_reward", turn_reward.size(), all_turns);
+  length("text.offsets", text_offsets.size(), kTexts * n + 1);
+  length("text.bytes", text.size(), text_offsets.back());
+  BESSEMER_CHECK(n == 0 ? rewards.empty() : static_cast<int64_t>(rewards.size()) % n == 0,
+                 ValueError, "[tokens] 'rewards' has ", rewards.size(), " entries for ", n,
+                 " sequences");
+  for (size_t s = 0; s < prompt.size(); ++s)
+    BESSEMER_CHECK(prompt[s] >= 0 && prompt[s] <= offsets[s + 1] - offsets[s], ValueError,
+                   "[tokens] 'prompt' is ", prompt[s], " in a sequence of ",
+                   offsets[s + 1] - offsets[s]);
+  const auto below = [](std::string_view name, const std::vector<uint8_t>& column, uint8_t bound) {
+    BESSEMER_CHECK(std::ranges::all_of(column, [&](uint8_t x) { return x < bound; }), ValueError,
+                   "[tokens] '", name, "' must be below ", int{bound});
   };
-  write("offsets", samples.offsets);
-  token_columns(samples, write);
-  if (!samples.value.empty()) write("value", samples.value);
-  sequence_columns(samples, write);
-  List names;
-  for (const auto& [name, column] : samples.rewards) {
-    names.emplace_back(name);
-    write_column(message, "rewards." + name, column);
-  }
-  message.fields.set("rewards", std::move(names));
+  below("author", author, 3);
+  below("trained", trained, 2);
+  below("finish", finish, 16);
 }
 
-TokenSamples read_tokens(const Message& message) {
-  if (const std::string& kind = message.fields.text("kind"); kind != "tokens") {
-    wire::refuse(Code::bad_value, "[tokens] rows of kind '", kind, "', expected tokens");
-  }
+TokenSamples token_samples(std::span<const Episode> episodes) {
   TokenSamples out;
-  const int64_t offsets = message.array("offsets").numel();
-  if (offsets < 1) wire::refuse(Code::malformed, "[tokens] no offsets");
-  read_column(message, "offsets", offsets, out.offsets);
-  if (out.offsets[0] != 0 || !std::ranges::is_sorted(out.offsets)) {
-    wire::refuse(Code::malformed, "[tokens] offsets do not rise from 0");
+  size_t components = 0;
+  for (const Episode& e : episodes) components = std::max(components, e.components.size());
+  const auto add = [](auto& to, const auto& from) {
+    to.insert(to.end(), from.begin(), from.end());
+  };
+  for (const Episode& e : episodes) {
+    add(out.tokens, e.prompt);
+    add(out.tokens, e.continuation.tokens);
+    for (const Author author : e.author) out.author.push_back(static_cast<uint8_t>(author));
+    out.trained.resize(out.trained.size() + e.prompt.size());
+    size_t sampled = 0;
+    add(out.trained, e.continuation.trained);
+    for (size_t i = out.log_prob.size(); i < out.trained.size(); ++i) {
+      out.log_prob.push_back(out.trained[i] ? e.log_prob[sampled] : 0.0f);
+      out.version.push_back(out.trained[i] ? static_cast<int64_t>(e.version[sampled]) : 0);
+      sampled += out.trained[i];
+    }
+    out.offsets.push_back(static_cast<int64_t>(out.tokens.size()));
+    out.sequence.push_back(e.sequence);
+    out.prompt.push_back(static_cast<int64_t>(e.prompt.size()));
+    out.finish.push_back(static_cast<uint8_t>(
+        (e.ended ? TokenSamples::kEnded : 0) | (e.cut ? TokenSamples::kCut : 0) |
+        (e.off_policy ? TokenSamples::kOffPolicy : 0) |
+        (e.components.empty() ? 0 : TokenSamples::kRewarded)));
+    out.turns.push_back(e.turns);
+    add(out.turn_end, e.turn_end);
+    add(out.turn_reward, e.turn_reward);
+    out.reward.push_back(e.reward);
+    add(out.rewards, e.components);
+    out.rewards.resize(out.finish.size() * components);
+    for (const std::string* text : {&e.question, &e.answer, &e.oracle, &e.fault}) {
+      add(out.text, *text);
+      out.text_offsets.push_back(static_cast<int64_t>(out.text.size()));
+    }
   }
-  token_columns(
-      out, [&](const char* name, auto& column) { read_column(message, name, out.size(), column); });
-  if (message.find("value")) read_column(message, "value", out.size(), out.value);
-  sequence_columns(out, [&](const char* name, auto& column) {
-    read_column(message, name, out.sequences(), column);
-  });
-  for (int64_t s = 0; s < out.sequences(); ++s) {
-    const auto i = static_cast<size_t>(s);
-    if (out.prompt[i] < 0 || out.prompt[i] > out.offsets[i + 1] - out.offsets[i])
-      wire::refuse(Code::malformed, "[tokens] a prompt of ", out.prompt[i], " tokens");
-  }
-  for (const Value& item : message.fields.list("rewards")) {
-    const std::string& name = item.text("rewards");
-    for (const auto& [known, column] : out.rewards)
-      if (known == name) wire::refuse(Code::malformed, "[tokens] two rewards '", name, "'");
-    out.rewards.push_back({name, {}});
-    read_column(message, "rewards." + name, out.sequences(), out.rewards.back().second);
+  return out;
+}
+
+std::vector<Episode> episodes_of(const TokenSamples& samples) {
+  std::vector<Episode> out(static_cast<size_t>(samples.sequences()));
+  const size_t components = out.empty() ? 0 : samples.rewards.size() / out.size();
+  int64_t turn = 0;  // of all
+  for (size_t s = 0; s < out.size(); ++s) {
+    Episode& e = out[s];
+    const auto begin = samples.offsets[s], middle = begin + samples.prompt[s],
+               end = samples.offsets[s + 1];
+    const auto cut = [](const auto& from, int64_t first, int64_t last, auto& to) {
+      to.assign(from.begin() + first, from.begin() + last);
+    };
+    cut(samples.tokens, begin, middle, e.prompt);
+    cut(samples.tokens, middle, end, e.continuation.tokens);
+    cut(samples.trained, middle, end, e.continuation.trained);
+    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
+      e.author.push_back(static_cast<Author>(samples.author[i]));
+      if (!samples.trained[i]) continue;
+      e.log_prob.push_back(samples.log_prob[i]);
+      e.version.push_back(static_cast<uint64_t>(samples.version[i]));
+    }
+    e.sequence = samples.sequence[s];
+    e.ended = samples.finish[s] & TokenSamples::kEnded;
+    e.cut = samples.finish[s] & TokenSamples::kCut;
+    e.off_policy = samples.finish[s] & TokenSamples::kOffPolicy;
+    e.turns = samples.turns[s];
+    cut(samples.turn_end, turn, turn + e.turns, e.turn_end);
+    cut(samples.turn_reward, turn, turn + e.turns, e.turn_reward);
+    turn += e.turns;
+    e.reward = samples.reward[s];
+    if (samples.finish[s] & TokenSamples::kRewarded)
+      cut(samples.rewards, static_cast<int64_t>(s * components),
+          static_cast<int64_t>((s + 1) * components), e.components);
+    std::string* texts[kTexts] = {&e.question, &e.answer, &e.oracle, &e.fault};
+    for (size_t t = 0; t < kTexts; ++t) {
+      const size_t at = s * kTexts + t;
+      cut(samples.text, samples.text_offsets[at], samples.text_offsets[at + 1], *texts[t]);
+    }
   }
   return out;
 }

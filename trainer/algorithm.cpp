@@ -14,7 +14,8 @@ namespace bessemer {
 namespace {
 
 std::unique_ptr<Algorithm> make_language_algorithm([[maybe_unused]] const RunConfig& config,
-                                                   [[maybe_unused]] ThreadPool& pool) {
+                                                   [[maybe_unused]] ThreadPool& pool,
+                                                   [[maybe_unused]] const SourceFactory& sources) {
 #ifdef BESSEMER_HAS_TEXT
   switch (config.uses()) {
     case kUsesSft:
@@ -24,9 +25,9 @@ std::unique_ptr<Algorithm> make_language_algorithm([[maybe_unused]] const RunCon
     case kUsesDpo:
       return std::make_unique<Dpo>(config, pool);
     case kUsesGrpo:
-      return std::make_unique<Grpo>(config, pool);
+      return std::make_unique<Grpo>(config, pool, EnvFactory(), sources);
     default:
-      return std::make_unique<PpoLanguage>(config, pool);
+      return std::make_unique<PpoLanguage>(config, pool, EnvFactory(), sources);
   }
 #else
   fail<ValueError>("trainer.algo: this build has no text: it was made without PCRE2");
@@ -37,7 +38,7 @@ std::unique_ptr<Algorithm> make_language_algorithm([[maybe_unused]] const RunCon
 
 std::unique_ptr<Algorithm> make_algorithm(const RunConfig& config, ThreadPool& pool,
                                           const SourceFactory& sources) {
-  if (config.uses() & kUsesLanguage) return make_language_algorithm(config, pool);
+  if (config.uses() & kUsesLanguage) return make_language_algorithm(config, pool, sources);
   if (config.trainer.algo == "ppo")
     return std::make_unique<Ppo>(config, pool, EnvFactory(), sources);
   if (config.trainer.algo == "appo")

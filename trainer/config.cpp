@@ -244,19 +244,19 @@ void PlacementConfig::fields(FieldVisitor& v) {
            .min = 0,
            .max = 4096,
            .resume = true});
-  v.used_by(kUsesControl);
+  v.used_by(kUsesControl | kUsesOnline);
   v.field("workers", workers,
-          {.doc = "worker processes, which share env.num; 0: one a core",
+          {.doc = "worker processes, which share env.num (language: rollout.groups); 0: one a core",
            .min = 0,
            .max = 1024,
            .resume = true});
-  v.used_by(kUsesAppo);
+  v.used_by(kUsesAppo | kUsesOnline);
   v.field("max_staleness", max_staleness,
-          {.doc = "policy versions that experience may lag behind; what is older is dropped and "
-                  "counted",
+          {.doc = "appo: policy versions that experience may lag behind; what is older is dropped "
+                  "and counted. Language: iterations that generation runs ahead of training",
            .min = 0,
            .max = 1 << 20,
-           .resume = true});
+           .resume = !lag_decides});
   v.used_by(kUsesControl);
   v.field("server", server,
           {.doc = "true: the environments run in a server process that this run starts, watches "
@@ -304,16 +304,21 @@ void RunConfig::fields(FieldVisitor& v) {
   section("rollout", "how experience is collected", rollout);
   section("trainer", "how it is learned from", trainer);
   section("eval", "how the policy is judged", eval);
+  placement.lag_decides = uses() & kUsesLanguage;
   section("placement", "where the work runs", placement);
   section("checkpoint", "what is kept on disk", checkpoint);
 }
 
 namespace {
+constexpr int64_t kMostAhead = 64;
+
 int64_t core_count() { return std::max<int64_t>(1, std::thread::hardware_concurrency()); }
 }  // namespace
 
 int64_t RunConfig::worker_count() const {
-  return placement.workers > 0 ? placement.workers : std::min(core_count(), env.num);
+  return placement.workers > 0
+             ? placement.workers
+             : std::min(core_count(), uses() & kUsesLanguage ? rollout.language.groups : env.num);
 }
 
 int64_t RunConfig::worker_threads() const {
@@ -398,8 +403,15 @@ void RunConfig::check_language() const {
   BESSEMER_CHECK(!init.given() || !model.decoder.path, ValueError,
                  "model.path and init exclude each other: both name the first weights");
   eval.swept();
-  BESSEMER_CHECK(placement.mode == "inline", ValueError, "placement.mode is ", placement.mode,
-                 ": language models are trained and sampled by turns in one process (inline)");
+  BESSEMER_CHECK(placement.mode == "inline" || use & kUsesOnline, ValueError, "placement.mode is ",
+                 placement.mode, ": only grpo and ppo have workers, ", trainer.algo,
+                 " runs in one process (inline)");
+  BESSEMER_CHECK(!(use & kUsesOnline) || placement.workers <= rollout.language.groups, ValueError,
+                 "placement.workers is ", placement.workers, ", but there are only ",
+                 rollout.language.groups, " groups (rollout.groups) to share");
+  BESSEMER_CHECK(placement.max_staleness <= kMostAhead, ValueError, "placement.max_staleness is ",
+                 placement.max_staleness, ": generation runs at most ", kMostAhead,
+                 " iterations ahead");
   if (use & (kUsesPairs | kUsesOnline)) {
     const int64_t samples = rollout.language.groups * rollout.language.size;
     BESSEMER_CHECK(!(use & kUsesOnline) || trainer.batch_size <= samples, ValueError,

@@ -94,7 +94,8 @@ struct PlacementConfig {
   std::string mode = "inline";  // inline | processes
   int64_t threads = 0;          // 0 = all cores
   int64_t workers = 0;          // 0 = one a core
-  int64_t max_staleness = 0;    // policy versions; older experience is dropped
+  int64_t max_staleness = 0;    // appo: policy versions; language: iterations
+  bool lag_decides = false;     // no key: what is learned depends on max_staleness
   bool server = false;          // environments in a server of the run's own
   int64_t restarts = 3;
   double lease = 5;  // seconds

@@ -95,6 +95,16 @@ EnvFactory registry_factory(const EnvConfig& env, double patience) {
   };
 }
 
+EnvFactory split_factory(EnvConfig env, const Spec& spec, const std::string& split) {
+  const bool has_split = std::any_of(spec.options.begin(), spec.options.end(),
+                                     [](const Option& option) { return option.name == "split"; });
+  if (has_split) {
+    std::erase_if(env.options, [](const auto& option) { return option.first == "split"; });
+    env.options.emplace_back("split", split);
+  }
+  return registry_factory(env);
+}
+
 void check_control_spec(const Spec& spec, std::string_view algo) {
   BESSEMER_CHECK(spec.rows == 1, ValueError, algo, " trains one agent an environment; ", spec.id,
                  " has ", spec.rows);

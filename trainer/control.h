@@ -15,6 +15,9 @@ namespace bessemer {
 /// seconds when it goes away.
 EnvFactory registry_factory(const EnvConfig& env, double patience = 30);
 
+/// The same for the `split` of a text task whose Spec has that option.
+EnvFactory split_factory(EnvConfig env, const Spec& spec, const std::string& split);
+
 /// Throws ValueError for what no algorithm here can learn in: several agents, several observation
 /// or action channels.
 void check_control_spec(const Spec& spec, std::string_view algo);

@@ -2,8 +2,8 @@
 // not fit is refused.
 #include <doctest/doctest.h>
 
+#include "rollout/episode_message.h"
 #include "rollout/sample_message.h"
-#include "rollout/token_samples.h"
 #include "tests/fuzz.h"
 #include "tests/peak_memory.h"
 
@@ -53,21 +53,32 @@ Rollout numbered(const RolloutShape& shape) {
   return out;
 }
 
-TokenSamples conversations() {
-  TokenSamples out;
-  out.offsets = {0, 3, 3, 5};
-  out.tokens = {5, 6, 7, 8, 9};
-  out.author = {0, 1, 2, 2, 2};
-  out.trained = {0, 0, 1, 1, 1};
-  out.log_prob = {0, 0, -1.5f, -0.25f, -2};
-  out.version = {0, 0, 4, 4, 5};
-  out.sequence = {1, 2, ~uint64_t{0}};
-  out.group = {7, 7, 8};
-  out.prompt = {2, 0, 0};
-  out.finish = {0, 1, 1};
-  out.reward = {1, 0, 0.5f};
-  out.rewards = {{"solved", {1, 0, 0}}, {"format", {0, 0, 0.5f}}};
-  return out;
+/// An episode of two turns, and one that failed before it began.
+std::vector<Episode> conversations() {
+  Episode spoken, failed;
+  spoken.prompt = {5, 6};
+  spoken.continuation = {{7, 8, 9, 4}, {1, 0, 0, 1}};
+  spoken.log_prob = {-1.5f, -0.25f};
+  spoken.version = {4, 5};
+  spoken.author = {Author::frame,   Author::message, Author::model,
+                   Author::message, Author::frame,   Author::model};
+  spoken.sequence = ~uint64_t{0};
+  spoken.turn_end = {1, 2};
+  spoken.turn_reward = {0.1f, 0.7f};
+  spoken.reward = double{0.1f} + double{0.7f};
+  spoken.components = {0.7f, 0};
+  spoken.question = "q";
+  spoken.answer = std::string("\0\xff", 2);
+  spoken.oracle = "right";
+  spoken.turns = 2;
+  spoken.ended = spoken.off_policy = true;
+  failed.prompt = {1};
+  failed.author = {Author::frame};
+  failed.sequence = 3;
+  failed.reward = 0;
+  failed.cut = true;
+  failed.fault = "prompt_too_long";
+  return {spoken, failed};
 }
 
 }  // namespace
@@ -150,48 +161,54 @@ TEST_CASE("states of environments travel; damaged ones are refused") {
   CHECK(refused([&] { (void)read_state(message, 2); }) == Code::malformed);
 }
 
-TEST_CASE("token rows travel and are joined") {
-  const TokenSamples from = conversations();
+TEST_CASE("conversations travel as token rows, bit for bit") {
+  const std::vector<Episode> from = conversations();
+  const TokenSamples samples = token_samples(from);
   Message message("samples");
-  write_tokens(message, from);
-  TokenSamples got = read_tokens(travel(message));
-  CHECK(got.offsets == from.offsets);
-  CHECK(got.tokens == from.tokens);
-  CHECK(got.author == from.author);
-  CHECK(got.trained == from.trained);
-  CHECK(got.log_prob == from.log_prob);
-  CHECK(got.value.empty());
-  CHECK(got.version == from.version);
-  CHECK(got.sequence == from.sequence);
-  CHECK(got.group == from.group);
-  CHECK(got.prompt == from.prompt);
-  CHECK(got.finish == from.finish);
-  CHECK(got.rewards == from.rewards);
-
-  TokenSamples both;
-  both.append(from);
-  both.append(got);
-  both.check();
-  CHECK(both.sequences() == 6);
-  CHECK(both.offsets == std::vector<int64_t>{0, 3, 3, 5, 8, 8, 10});
-  CHECK(both.rewards[1].second[5] == 0.5f);
-  got.rewards.pop_back();
-  CHECK_THROWS_AS(both.append(got), ValueError);
+  write_tokens(message, samples);
+  const std::vector<Episode> got = episodes_of(read_tokens(travel(message)));
+  REQUIRE(got.size() == from.size());
+  for (size_t i = 0; i < got.size(); ++i) {
+    CAPTURE(i);
+    CHECK(got[i].prompt == from[i].prompt);
+    CHECK(got[i].continuation.tokens == from[i].continuation.tokens);
+    CHECK(got[i].continuation.trained == from[i].continuation.trained);
+    CHECK(got[i].log_prob == from[i].log_prob);
+    CHECK(got[i].version == from[i].version);
+    CHECK((got[i].author == from[i].author));
+    CHECK(got[i].sequence == from[i].sequence);
+    CHECK(got[i].turn_end == from[i].turn_end);
+    CHECK(got[i].turn_reward == from[i].turn_reward);
+    CHECK(got[i].reward == from[i].reward);
+    CHECK(got[i].components == from[i].components);
+    CHECK(got[i].question == from[i].question);
+    CHECK(got[i].answer == from[i].answer);
+    CHECK(got[i].oracle == from[i].oracle);
+    CHECK(got[i].turns == from[i].turns);
+    CHECK(got[i].ended == from[i].ended);
+    CHECK(got[i].cut == from[i].cut);
+    CHECK(got[i].off_policy == from[i].off_policy);
+    CHECK(got[i].fault == from[i].fault);
+  }
 }
 
 TEST_CASE("token rows whose columns do not fit are refused on both sides") {
-  TokenSamples wrong = conversations();
+  const std::vector<Episode> from = conversations();
+  TokenSamples wrong = token_samples(from);
   Message message("samples");
   write_tokens(message, wrong);
-  const int64_t sinking[] = {0, 4, 3, 5};
+  const int64_t sinking[] = {0, 7, 6};
   Message bad = travel(message);
   bad.arrays[0].view.data = const_cast<int64_t*>(sinking);
   CHECK(refused([&] { (void)read_tokens(bad); }) == Code::malformed);
   bad = travel(message);
   bad.arrays[1].view.shape[0] = 4;
+  CHECK(refused([&] { (void)read_tokens(bad); }) == Code::malformed);
+  bad = travel(message);
+  bad.arrays[1].view.dtype = Dtype::f32;
   CHECK(refused([&] { (void)read_tokens(bad); }) == Code::bad_type);
   wrong.prompt.pop_back();
-  CHECK_THROWS_WITH_AS(write_tokens(message, wrong), "[tokens] 'prompt' has 2 entries, expected 3",
+  CHECK_THROWS_WITH_AS(write_tokens(message, wrong), "[tokens] 'prompt' has 1 entries, expected 2",
                        ValueError);
 }
 
@@ -249,7 +266,7 @@ TEST_CASE("a column owns its numbers or looks at a message's; copies own theirs"
 
 TEST_CASE("token rows: a damaged message is read or refused, within its memory") {
   Message message("samples");
-  const TokenSamples from = conversations();
+  const TokenSamples from = token_samples(conversations());
   write_tokens(message, from);
   std::string header;
   wire::encode_header(message, header);
@@ -293,20 +310,24 @@ TEST_CASE("token rows: a damaged message is read or refused, within its memory")
   CHECK(denied > 0);
 }
 
-TEST_CASE("token rows: two rewards of one name, and prompts beyond their sequence") {
+TEST_CASE("token rows: prompts and turns beyond their sequence") {
   const auto sent = [](const TokenSamples& samples) {
     Message message("samples");
-    write_tokens(message, samples);
+    TokenSamples::each_column(samples, [&](const char* name, const auto& column) {
+      using T = typename std::decay_t<decltype(column)>::value_type;
+      using Sent = std::conditional_t<std::is_same_v<T, uint64_t>, int64_t, T>;
+      message.add(name, dtype_of<Sent>(), {static_cast<int64_t>(column.size())}, column.data());
+    });
+    message.fields.set("kind", "tokens");
     return refused([&] { read_tokens(travel(message)); });
   };
-  TokenSamples samples = conversations();
-  samples.prompt = {4, 0, 0};
-  CHECK(sent(samples) == Code::malformed);
-  samples.prompt = {-1, 0, 0};
-  CHECK(sent(samples) == Code::malformed);
-  Message message("samples");
-  const TokenSamples good = conversations();
-  write_tokens(message, good);
-  message.fields.set("rewards", wire::List{"solved", "solved"});
-  CHECK(refused([&] { read_tokens(travel(message)); }) == Code::malformed);
+  const TokenSamples good = token_samples(conversations());
+  for (const int64_t wrong : {7, -1}) {
+    TokenSamples samples = good;
+    samples.prompt[0] = wrong;
+    CHECK(sent(samples) == Code::malformed);
+    samples = good;
+    samples.turns[0] = wrong;
+    CHECK(sent(samples) == Code::malformed);
+  }
 }

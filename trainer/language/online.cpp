@@ -24,21 +24,26 @@ double mean_of(const std::vector<float>& values) {
 }  // namespace
 
 OnlineTrainer::OnlineTrainer(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs,
-                             bool head)
+                             bool head, const SourceFactory& sources)
     : LanguageTrainer(config, pool, std::move(make_envs), head) {
   if (config_.act_only) return;
+  if (sources.episodes) {
+    source_ = sources.episodes({*model_.decoder, *model_.tokenizer});
+  } else {
+    source_ = std::make_shared<InlineEpisodes>(
+        [this](const PlayOptions& options) { return play(options, generator()); });
+  }
   if (config_.trainer.language.kl_coef > 0) reference_ = frozen_copy(*model_.decoder);
   scorer_ = make_scorer(config_, *model_.tokenizer);
 }
 
 std::vector<Text> OnlineTrainer::preview(int64_t count) {
-  const Counters before = counters_;
+  Counters counters = counters_;
   std::vector<Text> texts;
-  for (Episode& episode : sample(generator(), count)) {
+  for (Episode& episode : play(next_play(count, counters), generator())) {
     if (texts.size() == static_cast<size_t>(count)) break;
     texts.push_back({std::move(episode.prompt), {std::move(episode.continuation)}});
   }
-  counters_ = before;
   return texts;
 }
 
@@ -116,8 +121,9 @@ std::vector<OnlineTrainer::Sample> OnlineTrainer::collect(Metrics& metrics) {
   const auto size = static_cast<size_t>(keys.size);
   std::vector<Sample> kept, flat;
   int64_t rounds = 0;
+  source_->publish(updates());
   for (;; ++rounds) {
-    std::vector<Episode> episodes = sample(generator(), keys.groups);
+    std::vector<Episode> episodes = next_round();
     std::vector<Sample> round(episodes.size());
     for (size_t i = 0; i < episodes.size(); ++i) round[i].env_reward = episodes[i].reward;
     if (scorer_) scorer_->score(episodes);
@@ -304,6 +310,11 @@ void OnlineTrainer::report(const std::vector<Sample>& samples, Metrics& metrics)
       continue;
     }
     const auto length = static_cast<double>(episode.length());
+    if (!episode.version.empty())
+      metrics.add("sampling/staleness",
+                  static_cast<double>(updates() - static_cast<int64_t>(episode.version[0])) /
+                      static_cast<double>(config_.steps_per_iteration()),
+                  Reduction::max);
     metrics.mean("reward", episode.reward);
     if (scorer_) metrics.mean("rewards/env/mean", sample.env_reward);
     for (size_t c = 0; c < episode.components.size(); ++c) {

@@ -3,8 +3,10 @@
 // of whole groups, so that a prompt is computed once for all its answers, forward and backward.
 #pragma once
 
+#include <deque>
 #include <vector>
 
+#include "rollout/episode_source.h"
 #include "trainer/language/scorer.h"
 #include "trainer/language/trainer.h"
 #include "trainer/token_loss.h"
@@ -13,7 +15,8 @@ namespace bessemer {
 
 class OnlineTrainer : public LanguageTrainer {
  public:
-  OnlineTrainer(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs, bool head);
+  OnlineTrainer(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs, bool head,
+                const SourceFactory& sources);
   std::vector<Text> preview(int64_t count) override;
 
  protected:
@@ -42,6 +45,14 @@ class OnlineTrainer : public LanguageTrainer {
   std::unique_ptr<Scorer> scorer_;  // null: the environment's rewards
 
  private:
+  /// What was submitted longest ago; placement.max_staleness rounds are kept ahead of it.
+  std::vector<Episode> next_round();
+  /// The counters before round `i` of those that are ahead.
+  Counters counters_at(size_t i) const;
+  Counters learned() const override { return counters_at(0); }
+  void drop_ahead() override;
+  Counters save_ahead(nn::NamedTensors& train) const override;
+  void load_ahead(const TensorFile& train) override;
   std::vector<Sample> collect(Metrics& metrics);
   void shape_rewards(std::span<Sample> samples) const;
   double update(std::span<const Sample> samples, Metrics& metrics, Tally& tally);
@@ -49,13 +60,16 @@ class OnlineTrainer : public LanguageTrainer {
   int64_t groups_with_spread(std::span<const Sample> samples) const;
 
   std::unique_ptr<nn::Decoder> reference_;  // the starting weights; null where nothing needs them
+  std::shared_ptr<EpisodeSource> source_;
+  std::deque<Counters> ahead_;  // before each round that was submitted and not taken
 };
 
 /// Group relative policy optimisation (Shao et al. 2024) and its variants by switches.
 class Grpo : public OnlineTrainer {
  public:
-  Grpo(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs = {})
-      : OnlineTrainer(config, pool, std::move(make_envs), false) {}
+  Grpo(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs = {},
+       const SourceFactory& sources = {})
+      : OnlineTrainer(config, pool, std::move(make_envs), false, sources) {}
 
  protected:
   void prepare(std::vector<Sample>& samples, Metrics& metrics) override;
@@ -65,8 +79,9 @@ class Grpo : public OnlineTrainer {
 /// generalised advantages over tokens, the KL to the reference in the reward.
 class PpoLanguage : public OnlineTrainer {
  public:
-  PpoLanguage(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs = {})
-      : OnlineTrainer(config, pool, std::move(make_envs), true) {}
+  PpoLanguage(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs = {},
+              const SourceFactory& sources = {})
+      : OnlineTrainer(config, pool, std::move(make_envs), true, sources) {}
 
  protected:
   void prepare(std::vector<Sample>& samples, Metrics& metrics) override;

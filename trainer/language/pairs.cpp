@@ -121,7 +121,7 @@ std::vector<Text> PairTrainer::next_pairs(Metrics& metrics) {
   }
   std::vector<Episode> episodes;
   for (int64_t round = 0; round < kRounds; ++round) {
-    episodes = sample(*sampler_, count);
+    episodes = play(next_play(count, counters_), *sampler_);
     for (const Episode& episode : episodes) {
       const bool fault = !std::isfinite(episode.reward);
       if (!fault) metrics.mean("data/reward", episode.reward);

@@ -78,15 +78,7 @@ int64_t LanguageTrainer::memory_bytes() const {
 }
 
 EnvFactory LanguageTrainer::task(const std::string& split) const {
-  if (make_envs_) return make_envs_;
-  EnvConfig env = config_.env;
-  const bool has_split = std::any_of(spec_.options.begin(), spec_.options.end(),
-                                     [](const Option& option) { return option.name == "split"; });
-  if (has_split) {
-    std::erase_if(env.options, [](const auto& option) { return option.first == "split"; });
-    env.options.emplace_back("split", split);
-  }
-  return registry_factory(env);
+  return make_envs_ ? make_envs_ : split_factory(config_.env, spec_, split);
 }
 
 uint64_t LanguageTrainer::item_seed(int64_t index) const {
@@ -115,14 +107,18 @@ SamplingOptions LanguageTrainer::sampling() const {
   return out;
 }
 
-std::vector<Episode> LanguageTrainer::sample(Generator& generator, int64_t groups) {
+PlayOptions LanguageTrainer::next_play(int64_t groups, Counters& counters) const {
   PlayOptions play;
   play.size = config_.rollout.language.size;
   play.sampling = sampling();
-  play.first_sequence = static_cast<uint64_t>(counters_.completions);
-  for (int64_t i = 0; i < groups; ++i) play.seeds.push_back(item_seed(counters_.items++));
-  counters_.completions += groups * play.size;
-  return play_episodes(task("train"), generator, *model_.tokenizer, play, &pool_);
+  play.first_sequence = static_cast<uint64_t>(counters.completions);
+  for (int64_t i = 0; i < groups; ++i) play.seeds.push_back(item_seed(counters.items++));
+  counters.completions += groups * play.size;
+  return play;
+}
+
+std::vector<Episode> LanguageTrainer::play(const PlayOptions& options, Generator& generator) {
+  return play_episodes(task("train"), generator, *model_.tokenizer, options, &pool_);
 }
 
 PackOptions LanguageTrainer::packing(bool whole, bool divide) const {
@@ -139,7 +135,7 @@ double LanguageTrainer::learning_rate() const {
 }
 
 void LanguageTrainer::iterate(Metrics& metrics) {
-  begin_ = {counters_, steps_};
+  begin_ = {learned(), steps_};
   try {
     learn(metrics);
   } catch (const NotFiniteError& error) {
@@ -171,6 +167,7 @@ void LanguageTrainer::return_to(const Place& place) {
   if (steps_ != place.steps) good_.restore(named_, *adam_);
   for (const Tensor& p : adam_->parameters()) clear_grad(p);
   generator_.reset();  // sequences may be under way
+  drop_ahead();
   counters_ = place.counters;
   steps_ = place.steps;
 }

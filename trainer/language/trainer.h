@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "autograd/nn/optim.h"
+#include "core/io/safetensors.h"
 #include "rollout/episodes.h"
 #include "trainer/algorithm.h"
 #include "trainer/good_state.h"
@@ -62,8 +63,10 @@ class LanguageTrainer : public Algorithm {
   uint64_t item_seed(int64_t index) const;
   Generator& generator();
   SamplingOptions sampling() const;
-  /// Samples rollout.size answers to each of the next `groups` items of the training split.
-  std::vector<Episode> sample(Generator& generator, int64_t groups);
+  /// rollout.size answers to each of the next `groups` items of the training split; `counters` move
+  /// on by them.
+  PlayOptions next_play(int64_t groups, Counters& counters) const;
+  std::vector<Episode> play(const PlayOptions& options, Generator& generator);
   PackOptions packing(bool whole = false, bool divide = true) const;
 
   double learning_rate() const;
@@ -98,7 +101,14 @@ class LanguageTrainer : public Algorithm {
     int64_t steps = 0;
   };
   void return_to(const Place& place);
-  void save_state(const std::filesystem::path& folder) const;
+  // What was sampled and not learned from.
+  /// The counters without it.
+  virtual Counters learned() const { return counters_; }
+  virtual void drop_ahead() {}
+  /// Adds it; returns the counters that go with it.
+  virtual Counters save_ahead(nn::NamedTensors& /*train*/) const { return counters_; }
+  virtual void load_ahead(const TensorFile& /*train*/) {}
+  void save_state(const std::filesystem::path& folder, const Counters& counters) const;
   void load_state(const std::filesystem::path& folder);
 
   Place begin_;       // where the iteration began

@@ -1,6 +1,6 @@
 // What a checkpoint of a language model holds: config.json, model.safetensors and tokenizer.json as
-// transformers reads them, train.safetensors (moments, and a value head where there is one) and
-// state.json.
+// transformers reads them, train.safetensors (moments, a value head where there is one, episodes
+// that are ahead) and state.json.
 #include <cstring>
 #include <nlohmann/json.hpp>
 
@@ -29,11 +29,12 @@ void LanguageTrainer::save(const fs::path& folder) const {
   nn::NamedTensors train;
   adam_->collect("adam.", train);
   if (model_.head && !reward) train.emplace_back("value.weight", model_.head->weight.detach());
+  const Counters counters = save_ahead(train);
   save_safetensors((folder / "train.safetensors").string(), train);
-  save_state(folder);
+  save_state(folder, counters);
 }
 
-void LanguageTrainer::save_state(const fs::path& folder) const {
+void LanguageTrainer::save_state(const fs::path& folder, const Counters& counters) const {
   Json state;
   state["format"] = kStateFormat;
   state["bessemer"] = BESSEMER_VERSION;
@@ -43,9 +44,9 @@ void LanguageTrainer::save_state(const fs::path& folder) const {
   state["recipe"] = config_.hash();
   state["steps"] = steps_;
   state["updates"] = updates();
-  state["counters"] = {{"items", counters_.items},
-                       {"completions", counters_.completions},
-                       {"shuffles", counters_.shuffles}};
+  state["counters"] = {{"items", counters.items},
+                       {"completions", counters.completions},
+                       {"shuffles", counters.shuffles}};
   Json trainable = Json::object();
   for (auto& [name, tensor] : named_) trainable[name] = tensor.requires_grad();
   state["trainable"] = std::move(trainable);
@@ -70,8 +71,9 @@ void LanguageTrainer::load(const fs::path& folder) {
     target.bump();
   }
   load_state(folder);
+  load_ahead(train);
   good_.clear();
-  good_place_ = {counters_, steps_};
+  good_place_ = {learned(), steps_};
 }
 
 void LanguageTrainer::load_state(const fs::path& folder) {
