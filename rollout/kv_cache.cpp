@@ -5,8 +5,11 @@
 namespace bessemer {
 
 KvCache::KvCache(const nn::DecoderConfig& config, int64_t pages) {
-  BESSEMER_CHECK(pages > 0 && pages <= INT32_MAX / kPageTokens, ValueError,
-                 "[kv cache] pages must be positive, got ", pages);
+  constexpr int64_t kMost = INT32_MAX / kPageTokens;
+  BESSEMER_CHECK(pages > 0 && pages <= kMost, ValueError, "[kv cache] ", pages, " pages of ",
+                 kPageTokens, " tokens; from 1 to ", kMost,
+                 " are possible (max_batch sequences of ", config.max_position_embeddings,
+                 " tokens, the context)");
   const int64_t heads = config.num_key_value_heads, dim = config.head_dim;
   // Not written before they are used, so that pages never needed take no memory; attention skips
   // what lies behind a sequence's last token, whatever it is.

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -14,3 +15,6 @@ if (BUILD / "python" / "bessemer").is_dir():
     os.environ["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(BUILD / "python"), os.environ.get("PYTHONPATH")])
     )
+
+# Whoever is started in the background of a shell ignores Ctrl-C, and so would what tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
