@@ -9,6 +9,7 @@
 #include "autograd/nn/optim.h"
 #include "bench/bench.h"
 #include "bench/peak.h"
+#include "bench/shapes.h"
 #include "core/ops/ops.h"
 #include "rollout/generate.h"
 
@@ -16,28 +17,6 @@ namespace bessemer::bench {
 namespace {
 
 const char* name_of(Dtype dtype) { return dtype == Dtype::f32 ? "fp32" : "bf16"; }
-
-/// 6 layers x 384 x 6 heads, vocabulary 8192, tied.
-nn::DecoderConfig small() {
-  nn::DecoderConfig c;
-  c.vocab_size = 8192;
-  c.hidden_size = 384;
-  c.intermediate_size = 1024;
-  c.num_hidden_layers = 6;
-  c.num_attention_heads = 6;
-  return c;
-}
-
-nn::DecoderConfig smol() {
-  nn::DecoderConfig c;
-  c.vocab_size = 49152;
-  c.hidden_size = 576;
-  c.intermediate_size = 1536;
-  c.num_hidden_layers = 30;
-  c.num_attention_heads = 9;
-  c.num_key_value_heads = 3;
-  return c;
-}
 
 struct Training {
   static constexpr int64_t kSequences = 4, kLength = 512, kTokens = kSequences * kLength;
@@ -77,7 +56,7 @@ struct Training {
 
 void train(Report& report, int threads, int repeats) {
   for (const Dtype compute : {Dtype::f32, Dtype::bf16}) {
-    nn::DecoderConfig config = small();
+    nn::DecoderConfig config = decoder_14m();
     config.compute = compute;
     Training training(config);
     std::vector<Subject> subjects = peak_subjects(cpu::kernels(), threads);
@@ -112,7 +91,7 @@ void generate(Report& report, int repeats) {
   const double bandwidth = subjects[0].rate();
   report.figure(subjects[0].name, bandwidth / 1e9, "GB/s");
   for (const Dtype compute : {Dtype::f32, Dtype::bf16}) {
-    nn::DecoderConfig config = smol();
+    nn::DecoderConfig config = decoder_135m();
     config.compute = compute;
     const nn::Decoder decoder(config, 1);
     const double bytes =

@@ -12,6 +12,7 @@
 #include "autograd/nn/decoder_io.h"
 #include "bench/bench.h"
 #include "bench/peak.h"
+#include "bench/shapes.h"
 #include "core/base/metrics.h"
 #include "core/text/chat.h"
 #include "envs/batch.h"
@@ -28,16 +29,6 @@ using Json = nlohmann::ordered_json;
 constexpr int64_t kTokens = 64;  // of a prompt, and of an answer
 constexpr int64_t kTexts = 8, kGroups = 2, kSize = 8, kLines = 64;
 
-nn::DecoderConfig shape() {
-  nn::DecoderConfig c;
-  c.vocab_size = 8192;
-  c.hidden_size = 384;
-  c.intermediate_size = 1024;
-  c.num_hidden_layers = 6;
-  c.num_attention_heads = 6;
-  return c;
-}
-
 /// A vocabulary in which a space and three letters are one token, as many of them as fit.
 struct Vocabulary {
   std::vector<std::string> words;
@@ -53,7 +44,7 @@ struct Vocabulary {
       std::vector<std::string> longer;
       for (const std::string& begin : last) {
         for (const char letter : letters) {
-          if (next == shape().vocab_size) break;
+          if (next == decoder_14m().vocab_size) break;
           const std::string left = "Ġ" + begin, right(1, letter);  // Ġ writes a space
           vocab[left + right] = next++;
           merges.push_back({left, right});
@@ -115,7 +106,7 @@ class Folder {
  public:
   Folder() : path_(fs::temp_directory_path() / cat("bessemer-steps-", ::getpid())) {
     fs::create_directories(path_);
-    nn::save_decoder(path_, nn::Decoder(shape(), 1));
+    nn::save_decoder(path_, nn::Decoder(decoder_14m(), 1));
     std::ofstream(path_ / "tokenizer.json") << Vocabulary().json;
     Pcg64 rng(7);
     std::ofstream texts(path_ / "texts.jsonl"), pairs(path_ / "pairs.jsonl");
@@ -181,7 +172,7 @@ EnvFactory words_env(const Folder& folder) {
 /// answers share is computed once: a forward pass is 2 a weight and token and attention's causal
 /// half, a backward pass twice that; the head has rows for the answers' tokens only.
 double necessary(const std::string& algo) {
-  const nn::DecoderConfig c = shape().checked();
+  const nn::DecoderConfig c = decoder_14m().checked();
   const auto texts = static_cast<double>(algo == "grpo" ? kGroups : kTexts);
   const double answers = algo == "grpo" ? kSize : algo == "dpo" ? 2 : 1;
   const double prompt = kTokens, rest = kTokens - 1;  // nothing follows the last token

@@ -4,11 +4,9 @@ usage: core_kernels.py [--threads 1]
 """
 
 import argparse
-import statistics
-import time
 
 import torch
-from figures import emit
+from figures import emit, seconds
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--threads", type=int, default=1)
@@ -17,13 +15,7 @@ torch.set_num_threads(threads)
 
 
 def figure(work, amount, unit, body):
-    body()
-    times, end = [], time.perf_counter() + 0.4
-    while time.perf_counter() < end or len(times) < 5:
-        start = time.perf_counter()
-        body()
-        times.append(time.perf_counter() - start)
-    emit("torch", work, round(amount / statistics.median(times) / 1e9, 2), unit, threads=threads)
+    emit("torch", work, round(amount / seconds(body) / 1e9, 2), unit, threads=threads)
 
 
 with torch.no_grad():

@@ -33,3 +33,15 @@ def nanoseconds(body, loops, repeats=7):
             body()
         times.append((time.perf_counter_ns() - start) / loops)
     return statistics.median(times)
+
+
+def seconds(body, least=0.5):
+    """Median seconds of `body()`, after one that is not counted: at least five of them, and for
+    `least` seconds."""
+    body()
+    times, end = [], time.perf_counter() + least
+    while time.perf_counter() < end or len(times) < 5:
+        start = time.perf_counter()
+        body()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)

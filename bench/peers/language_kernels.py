@@ -6,12 +6,10 @@ usage: language_kernels.py [--threads 1]
 
 import argparse
 import re
-import statistics
-import time
 
 import torch
 import torch.nn.functional as F
-from figures import emit
+from figures import emit, seconds
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--threads", type=int, default=1)
@@ -20,13 +18,8 @@ torch.set_num_threads(threads)
 
 
 def figure(work, amount, unit, body):
-    body()
-    times, end = [], time.perf_counter() + 0.6
-    while time.perf_counter() < end or len(times) < 5:
-        start = time.perf_counter()
-        body()
-        times.append(time.perf_counter() - start)
-    value = statistics.median(times) if unit == "s" else amount / statistics.median(times) / 1e9
+    spent = seconds(body)
+    value = spent if unit == "s" else amount / spent / 1e9
     emit("torch", work, round(value, 3), unit, threads=threads)
 
 
