@@ -42,9 +42,10 @@ class Lines {
   bool next(std::string& line) {
     size_t end;
     while ((end = held_.find('\n')) == std::string::npos) {
+      if (!wait_readable(STDIN_FILENO)) return false;
       char block[4096];
       const ssize_t count = ::read(STDIN_FILENO, block, sizeof block);
-      if (count < 0 && errno == EINTR && !interrupt_requested()) continue;
+      if (count < 0 && errno == EINTR) continue;
       if (count > 0) {
         held_.append(block, static_cast<size_t>(count));
         continue;
@@ -175,7 +176,7 @@ class Conversation {
 /// Turn after turn; what people are told beside the answers goes to stderr.
 int talk(Conversation& conversation, int64_t context, bool people) {
   using End = Conversation::End;
-  const InterruptGuard guard(InterruptGuard::Reading::ends);
+  const InterruptGuard guard(InterruptGuard::Notice::silent);
   Lines lines;
   std::string line;
   for (;;) {

@@ -7,11 +7,9 @@ namespace bessemer {
 /// Catches SIGINT and SIGTERM while it lives; what was installed before comes back afterwards.
 class InterruptGuard {
  public:
-  /// What the first signal does to somebody who waits for input.
-  enum class Reading { goes_on, ends };
-  /// With Reading::goes_on a line on stderr says what happens; with `ends` a blocked read() returns
-  /// EINTR and nothing is said.
-  explicit InterruptGuard(Reading reading = Reading::goes_on);
+  /// Whether a line on stderr says what the first signal does.
+  enum class Notice { said, silent };
+  explicit InterruptGuard(Notice notice = Notice::said);
   ~InterruptGuard();
   InterruptGuard(const InterruptGuard&) = delete;
   InterruptGuard& operator=(const InterruptGuard&) = delete;
@@ -23,6 +21,9 @@ bool interrupt_requested();
 int interrupt_signal();
 /// Forgets it: the next signal is a first one again.
 void clear_interrupt();
+/// Waits until `file` can be read or is at its end; false once a caught signal came, before the
+/// call or while it waits, on whichever thread. Needs a guard.
+bool wait_readable(int file);
 /// What a signal does, for callers with a signal loop of their own (Python).
 void request_interrupt();
 
