@@ -162,7 +162,9 @@ std::string decoder_config_json(const DecoderConfig& config, const DecoderTokens
   auto token = [&](const char* key, int64_t id) { json[key] = id < 0 ? Json(nullptr) : Json(id); };
   token("bos_token_id", tokens.bos);
   token("eos_token_id", tokens.eos);
-  token("pad_token_id", tokens.pad);
+  // None: transformers gives the embedding of a padding token no gradient and skips it at the end
+  // of what a reward model scores, so the end token must not be named here.
+  json["pad_token_id"] = nullptr;
   if (score) {  // one label: one number, no classes
     json["id2label"] = {{"0", "score"}};
     json["label2id"] = {{"score", 0}};

@@ -14,7 +14,7 @@ namespace bessemer::nn {
 
 /// What config.json says besides the shape; -1: absent.
 struct DecoderTokens {
-  int64_t bos = -1, eos = -1, pad = -1;
+  int64_t bos = -1, eos = -1;
 };
 
 /// The text of config.json. `score`: LlamaForSequenceClassification with one label, else

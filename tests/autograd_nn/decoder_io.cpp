@@ -102,7 +102,7 @@ TEST_CASE("decoder folder: a head comes along") {
   Folder folder;
   const Decoder decoder(tiny(), 7);
   const ScalarHead head(8, 3), other(8, 4);
-  save_decoder(folder.path, decoder, &head, {.eos = 2, .pad = 0});
+  save_decoder(folder.path, decoder, &head, {.eos = 2});
   CHECK(read_bytes(folder.path / "config.json").find("LlamaForSequenceClassification") !=
         std::string::npos);
   const LoadedDecoder loaded = load_decoder(folder.path, {.compute = Dtype::bf16});

@@ -5,6 +5,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "core/base/hash.h"
 #include "core/base/text_file.h"
 
 namespace bessemer {
@@ -238,12 +239,8 @@ class Trained {
   int64_t tokens_ = 0, ends_ = 0;
 };
 
-/// FNV-1a of the line, as a share of 1.
-double share_of(std::string_view line) {
-  uint64_t h = 0xcbf29ce484222325ull;
-  for (const char c : line) h = (h ^ static_cast<uint8_t>(c)) * 0x100000001b3ull;
-  return static_cast<double>((h * 0x9E3779B97F4A7C15ull) >> 11) * 0x1p-53;
-}
+/// Hash of the line, as a share of 1.
+double share_of(std::string_view line) { return static_cast<double>(xxh64(line) >> 11) * 0x1p-53; }
 
 Json parse_line(std::string_view line, const std::string& where) {
   BESSEMER_CHECK(json_depth(line) <= kMaxJsonDepth, ValueError, where, "is nested more than ",

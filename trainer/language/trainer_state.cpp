@@ -23,7 +23,7 @@ constexpr int64_t kStateFormat = 1;
 void LanguageTrainer::save(const fs::path& folder) const {
   const bool reward = config_.trainer.algo == "reward";
   nn::DecoderTokens tokens;
-  tokens.eos = tokens.pad = model_.tokenizer->special(ChatTemplate().turn_end);
+  tokens.eos = model_.tokenizer->special(ChatTemplate().turn_end);
   nn::save_decoder(folder, *model_.decoder, reward ? model_.head.get() : nullptr, tokens);
   model_.tokenizer->save(folder / "tokenizer.json");
   nn::NamedTensors train;
