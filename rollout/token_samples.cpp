@@ -43,10 +43,6 @@ void TokenSamples::check() const {
   BESSEMER_CHECK(n == 0 ? rewards.empty() : static_cast<int64_t>(rewards.size()) % n == 0,
                  ValueError, "[tokens] 'rewards' has ", rewards.size(), " entries for ", n,
                  " sequences");
-  for (size_t s = 0; s < prompt.size(); ++s)
-    BESSEMER_CHECK(prompt[s] >= 0 && prompt[s] <= offsets[s + 1] - offsets[s], ValueError,
-                   "[tokens] 'prompt' is ", prompt[s], " in a sequence of ",
-                   offsets[s + 1] - offsets[s]);
   const auto below = [](std::string_view name, const std::vector<uint8_t>& column, uint8_t bound) {
     BESSEMER_CHECK(std::ranges::all_of(column, [&](uint8_t x) { return x < bound; }), ValueError,
                    "[tokens] '", name, "' must be below ", int{bound});
@@ -54,6 +50,27 @@ void TokenSamples::check() const {
   below("author", author, 3);
   below("trained", trained, 2);
   below("finish", finish, 16);
+  // What is sampled follows a prompt, and the turns divide it: losses index by both.
+  int64_t turn = 0;
+  for (size_t s = 0; s < prompt.size(); ++s) {
+    const int64_t begin = offsets[s], end = offsets[s + 1];
+    BESSEMER_CHECK(prompt[s] >= 0 && prompt[s] <= end - begin, ValueError, "[tokens] 'prompt' is ",
+                   prompt[s], " in a sequence of ", end - begin);
+    const auto first = trained.begin() + begin, middle = first + prompt[s];
+    BESSEMER_CHECK(std::find(first, middle, 1) == middle, ValueError,
+                   "[tokens] 'trained' marks tokens of a prompt");
+    const int64_t sampled = std::count(middle, trained.begin() + end, 1);
+    BESSEMER_CHECK(prompt[s] > 0 || sampled == 0, ValueError,
+                   "[tokens] a sequence has no prompt to follow");
+    int64_t reached = 0;
+    for (const int64_t last = turn + turns[s]; turn < last; ++turn) {
+      const int64_t to = turn_end[static_cast<size_t>(turn)];
+      BESSEMER_CHECK(to >= reached, ValueError, "[tokens] 'turn_end' do not rise");
+      reached = to;
+    }
+    BESSEMER_CHECK(reached == sampled, ValueError, "[tokens] 'turn_end' reach ", reached, " of ",
+                   sampled, " sampled tokens");
+  }
 }
 
 TokenSamples token_samples(std::span<const Episode> episodes) {

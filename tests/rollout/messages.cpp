@@ -329,5 +329,22 @@ TEST_CASE("token rows: prompts and turns beyond their sequence") {
     samples = good;
     samples.turns[0] = wrong;
     CHECK(sent(samples) == Code::malformed);
+    for (const size_t turn : {0, 1}) {
+      samples = good;
+      samples.turn_end[turn] = wrong;
+      CHECK(sent(samples) == Code::malformed);
+    }
   }
+  TokenSamples samples = good;
+  samples.trained[1] = 1;  // of the prompt
+  CHECK(sent(samples) == Code::malformed);
+  samples = good;
+  samples.trained[3] = 1;  // more than the turns have
+  CHECK(sent(samples) == Code::malformed);
+  samples = good;
+  samples.prompt[0] = 0;  // sampled tokens that follow nothing
+  CHECK(sent(samples) == Code::malformed);
+  samples = good;
+  samples.turn_end = {2, 1};
+  CHECK(sent(samples) == Code::malformed);
 }

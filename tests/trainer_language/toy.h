@@ -16,7 +16,7 @@ namespace bessemer {
 
 /// Asks once (or `turns` times); the reward of a reply is its share of bytes below 128, an empty
 /// one gets nothing. With `raw` its questions are no UTF-8; with `odd` every second item's reward
-/// is no number.
+/// is no number; with `strict` that of a reply with other bytes is none, and 1 otherwise.
 struct LowBytes {
   using Action = std::string_view;
 
@@ -39,11 +39,15 @@ struct LowBytes {
          .min = 1,
          .doc = "replies of an episode"},
         {.name = "raw", .type = Option::Type::boolean, .fallback = "false", .doc = "bytes"},
-        {.name = "odd", .type = Option::Type::boolean, .fallback = "false", .doc = "NaN"}};
+        {.name = "odd", .type = Option::Type::boolean, .fallback = "false", .doc = "NaN"},
+        {.name = "strict", .type = Option::Type::boolean, .fallback = "false", .doc = "1 or NaN"}};
     return s;
   }
   explicit LowBytes(const Settings& o)
-      : turns_(o.integer("turns")), raw_(o.boolean("raw")), odd_(o.boolean("odd")) {}
+      : turns_(o.integer("turns")),
+        raw_(o.boolean("raw")),
+        odd_(o.boolean("odd")),
+        strict_(o.boolean("strict")) {}
 
   void reset(Pcg64& rng, const Settings&) {
     item_ = rng.integers(0, 10);
@@ -54,6 +58,7 @@ struct LowBytes {
     double low = 0;
     for (const char c : reply) low += static_cast<uint8_t>(c) < 128;
     low_ = reply.empty() ? 0.0f : static_cast<float>(low / static_cast<double>(reply.size()));
+    if (strict_) low_ = low_ == 1 ? 1.0f : std::numeric_limits<float>::quiet_NaN();
     if (odd_ && item_ % 2 == 1) low_ = std::numeric_limits<float>::quiet_NaN();
     return {.reward = low_, .terminated = ++turn_ == turns_};
   }
@@ -64,7 +69,7 @@ struct LowBytes {
 
  private:
   int64_t turns_, item_ = 0, turn_ = 0;
-  bool raw_, odd_;
+  bool raw_, odd_, strict_;
   float low_ = 0;
 };
 

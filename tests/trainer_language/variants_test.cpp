@@ -320,3 +320,17 @@ TEST_CASE("dynamic sampling replaces groups without spread") {
   CHECK(kept == 0);
   CHECK(rounds > 3);
 }
+
+TEST_CASE("a failed episode is no spread: groups whose other rewards are equal teach nothing") {
+  RunConfig config = toy_config("grpo");
+  config.rollout.language.max_tokens = 1;
+  config.check();
+  Grpo trainer(config, toy_pool(), low_bytes(1, "strict"));
+  for (int i = 0; i < 4; ++i) {
+    const Metrics metrics = run_toy(trainer, 1);
+    CHECK(metrics.get("faults") > 0);
+    CHECK(metrics.get("faults") < 1);
+    CHECK(metrics.get("reward") == 1);
+    CHECK(metrics.get("frac_reward_zero_std") == 1);
+  }
+}

@@ -106,10 +106,14 @@ int64_t OnlineTrainer::groups_with_spread(std::span<const Sample> samples) const
   const auto size = static_cast<size_t>(config_.rollout.language.size);
   int64_t count = 0;
   for (size_t first = 0; first < samples.size(); first += size) {
-    const auto group = samples.subspan(first, size);
-    count += std::any_of(group.begin(), group.end(), [&](const Sample& s) {
-      return s.used && s.episode.reward != group.front().episode.reward;
-    });
+    std::optional<double> seen;
+    bool spread = false;
+    for (const Sample& sample : samples.subspan(first, size)) {
+      if (!sample.used) continue;
+      spread |= seen.value_or(sample.episode.reward) != sample.episode.reward;
+      seen = sample.episode.reward;
+    }
+    count += spread;
   }
   return count;
 }

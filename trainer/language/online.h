@@ -47,6 +47,9 @@ class OnlineTrainer : public LanguageTrainer {
  private:
   /// What was submitted longest ago; placement.max_staleness rounds are kept ahead of it.
   std::vector<Episode> next_round();
+  /// Episodes come from other processes and from files: ValueError where they are no round of this
+  /// run.
+  void check_round(const std::vector<Episode>& episodes) const;
   /// The counters before round `i` of those that are ahead.
   Counters counters_at(size_t i) const;
   Counters learned() const override { return counters_at(0); }

@@ -26,8 +26,29 @@ std::vector<Episode> OnlineTrainer::next_round() {
     ahead_.push_back(std::exchange(counters_, counters));
   }
   std::vector<Episode> episodes = source_->take();
+  check_round(episodes);
   ahead_.pop_front();
   return episodes;
+}
+
+void OnlineTrainer::check_round(const std::vector<Episode>& episodes) const {
+  const auto size = static_cast<size_t>(config_.rollout.language.size);
+  const size_t wanted = static_cast<size_t>(config_.rollout.language.groups) * size;
+  BESSEMER_CHECK(episodes.size() == wanted, ValueError, "[episodes] a round of ", episodes.size(),
+                 " episodes, expected ", wanted);
+  const int32_t vocabulary = static_cast<int32_t>(model_.tokenizer->size());
+  for (size_t i = 0; i < episodes.size(); ++i) {
+    const Episode& episode = episodes[i];
+    for (const auto* tokens : {&episode.prompt, &episode.continuation.tokens})
+      for (const int32_t token : *tokens)
+        BESSEMER_CHECK(token >= 0 && token < vocabulary, ValueError, "[episodes] token ", token,
+                       " is beyond the vocabulary of ", vocabulary);
+    BESSEMER_CHECK(episode.prompt == episodes[i - i % size].prompt, ValueError,
+                   "[episodes] answers of one group to different prompts");
+    BESSEMER_CHECK(episode.components.size() <= spec_.rewards.size(), ValueError,
+                   "[episodes] an episode with ", episode.components.size(),
+                   " rewards, the environment names ", spec_.rewards.size());
+  }
 }
 
 LanguageTrainer::Counters OnlineTrainer::counters_at(size_t i) const {
@@ -76,8 +97,22 @@ void OnlineTrainer::load_ahead(const TensorFile& train) {
     });
     samples.check();
     rounds.push_back(episodes_of(samples));
+    check_round(rounds.back());
   }
-  ahead_.assign(rounds.size(), counters_);
+  // The counters of state.json are those after the last of them.
+  const GenerationKeys& keys = config_.rollout.language;
+  const auto count = static_cast<int64_t>(rounds.size());
+  Counters at = counters_;
+  at.items -= count * keys.groups;
+  at.completions -= count * keys.groups * keys.size;
+  BESSEMER_CHECK(at.items >= 0 && at.completions >= 0, ValueError, "a checkpoint of ",
+                 counters_.items, " items cannot hold ", count, " rounds of them");
+  ahead_.clear();
+  for (int64_t i = 0; i < count; ++i) {
+    ahead_.push_back(at);
+    at.items += keys.groups;
+    at.completions += keys.groups * keys.size;
+  }
   source_->restore(std::move(rounds));
 }
 
