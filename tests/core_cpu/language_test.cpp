@@ -184,6 +184,62 @@ TEST_CASE("products of bfloat16 pairs: one row as many, packed or not, any threa
   }
 }
 
+/// The definition: chains over blocks of pairs, the odd element first, blocks added in order.
+float chain_of_pairs(int64_t k, const bf16* x, int64_t x_step, const bf16* w, float c, bool add) {
+  for (int64_t first = 0; first < k; first += kBlockK) {
+    float chain = 0;
+    for (int64_t p = first; p < std::min(k, first + kBlockK); p += 2) {
+      if (p + 1 < k) chain = std::fma(to_float(x[(p + 1) * x_step]), to_float(w[p + 1]), chain);
+      chain = std::fma(to_float(x[p * x_step]), to_float(w[p]), chain);
+    }
+    c = first == 0 && !add ? chain : c + chain;
+  }
+  return c;
+}
+
+TEST_CASE("products of bfloat16 pairs on AVX2 have the bits of their definition") {
+  for (const KernelTable* t : tables()) {
+    if (std::string_view(t->isa) != "avx2") continue;  // others may round in another way
+    for (const int64_t m : {1, 7, 48, 250}) {
+      for (const int64_t n : {6, 70}) {
+        for (const int64_t k : {3, 397}) {
+          CAPTURE(m);
+          CAPTURE(n);
+          CAPTURE(k);
+          const int64_t pairs = (k + 1) / 2;
+          const auto x = halves(draw(m * k, 1)), w = halves(draw(n * k, 2));
+          std::vector<float> columns = draw(m * n, 3);
+          const std::vector<float> before = columns;
+          // A's rows one after the other; x [k, m] as its transpose, added to what is there.
+          const auto c = multiply_pairs(*t, m, n, k, x, w, m != 48);
+          std::vector<uint32_t> a(static_cast<size_t>(m * pairs)),
+              b(static_cast<size_t>(n * pairs));
+          t->pair_rows(k, m, x.data(), m, a.data());
+          t->pair_columns(n, k, w.data(), k, b.data());
+          Gemm g{.m = m, .n = n, .k = pairs, .a = as_floats(a), .a_row = 1, .a_col = m};
+          g.b = as_floats(b);
+          g.b_row = 1;
+          g.b_col = pairs;
+          g.c = columns.data();
+          g.c_row = n;
+          g.accumulate = true;
+          t->gemm_pairs(g, nullptr);
+          bool same = true;
+          for (int64_t i = 0; i < m; ++i) {
+            for (int64_t j = 0; j < n; ++j) {
+              const auto at = static_cast<size_t>(i * n + j);
+              same &= c[at] == chain_of_pairs(k, x.data() + i * k, 1, w.data() + j * k, 0, false);
+              same &= columns[at] ==
+                      chain_of_pairs(k, x.data() + i, m, w.data() + j * k, before[at], true);
+            }
+          }
+          CHECK(same);
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("pairs along rows and columns hold the same elements, rounded from float32 too") {
   const int64_t rows = 5, n = 7;
   const auto x = draw(rows * n, 1);

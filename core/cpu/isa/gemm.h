@@ -18,6 +18,7 @@ inline constexpr int64_t kFarRows = 512, kPayForPacking = 128;
 inline constexpr int64_t kTiny = 4;         // elements of C that are not worth packing for
 inline constexpr int64_t kFewColumns = 8;   // at most this many columns: the transpose
 inline constexpr int64_t kStreamRows = 48;  // few enough that a packed B comes from memory
+inline constexpr int64_t kApart = 16;       // floats, between rows that would collide in L1
 inline constexpr int64_t kRowBlock = 240;   // rows of A that stay in L2: 360 KiB
 
 template <class Step>
@@ -65,43 +66,75 @@ BESSEMER_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
   }
 }
 
-/// A block of A as [rows][depth].
-[[maybe_unused]] static void copy_rows(int64_t rows, int64_t depth, const float* a, int64_t a_row,
-                                       int64_t a_col, float* out) {
-  for (int64_t i = 0; i < rows; ++i, a += a_row, out += depth) {
-    if (a_col == 1) {
-      __builtin_memcpy(out, a, static_cast<size_t>(depth) * sizeof(float));
-    } else {
-      for (int64_t p = 0; p < depth; ++p) out[p] = a[p * a_col];
+/// Rows of A, or of a block of it.
+struct RowsOfA {
+  const float* data;
+  int64_t row, col;
+};
+
+/// A copy as [rows][depth * kParts], rows `gap` floats further apart; pairs are taken apart. Those
+/// of adjacent rows stay side by side: [depth * kParts][rows].
+template <class Step>
+static RowsOfA copy_rows(int64_t rows, int64_t depth, const RowsOfA& a, int64_t gap) {
+  const int64_t length = depth * Step::kParts + gap;
+  float* out = thread_scratch(1, static_cast<size_t>(rows * length));
+  if constexpr (Step::kParts == 2) {
+    if (a.row == 1 && a.col != 1) {
+      for (int64_t p = 0; p < depth; ++p) {
+        const float* pairs = a.data + p * a.col;
+        float *odd = out + 2 * p * rows, *even = odd + rows;
+        for (int64_t i = 0; i < rows; ++i) {
+          const uint32_t pair = scalar::bits_of(pairs[i]);
+          odd[i] = scalar::float_of(pair & 0xffff0000u);
+          even[i] = scalar::float_of(pair << 16);
+        }
+      }
+      return {out, 1, rows};
     }
   }
+  for (int64_t i = 0; i < rows; ++i) {
+    const float* from = a.data + i * a.row;
+    float* to = out + i * length;
+    if constexpr (Step::kParts == 2) {
+      for (int64_t p = 0; p < depth; ++p) {  // both floats as one word
+        const uint64_t pair = scalar::bits_of(from[p * a.col]);
+        const uint64_t apart = (pair & 0xffff0000u) | pair << 48;
+        __builtin_memcpy(to + 2 * p, &apart, sizeof apart);
+      }
+    } else if (a.col == 1) {
+      __builtin_memcpy(to, from, static_cast<size_t>(depth) * sizeof(float));
+    } else {
+      for (int64_t p = 0; p < depth; ++p) to[p] = from[p * a.col];
+    }
+  }
+  return {out, length, 1};
 }
 
 /// Tiles over rows [0, m) and columns [0, n) of one block of k.
 template <class Step>
-static void run_tiles(Tile t, int64_t m, int64_t n, const float* a, int64_t a_row, int64_t a_col,
-                      const BlockOfB<Step>& b, float* c, const float* bias) {
-  const bool adjacent = a_col == 1;
-  t.a_stride = adjacent ? a_row : a_col;
+static void run_tiles(Tile t, int64_t m, int64_t n, const RowsOfA& a, const BlockOfB<Step>& b,
+                      float* c, const float* bias) {
+  const bool adjacent = a.col == 1;
+  t.a_stride = adjacent ? a.row : a.col;
   t.turn = t.k;
   t.b_row = b.row;
   t.b_panel = b.panel;
   // Few rows: wider tiles, so that enough chains are in flight.
   int widest = 1;
-  while (widest < 3 && m <= tile_rows<Step>(2 << widest)) ++widest;
+  while (widest < 3 && m <= tile_rows(2 << widest)) ++widest;
   for (int64_t j = 0; j < n;) {
     const int64_t left = n - j, padded = (left + kPanel - 1) / kPanel * kPanel;
     int width = widest;
     while (width > 0 && ((kVec << width) > padded || left <= (kVec << (width - 1)))) --width;
     t.columns = least(left, kVec << width);
     t.b = b.data + j / kPanel * b.panel + j % kPanel;
-    const int most = tile_rows<Step>(1 << width);
+    const int most = tile_rows(1 << width);
     const int64_t tiles = (m + most - 1) / most;
     const auto* at = static_cast<const typename Step::B*>(t.b);
     int64_t i = 0;
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t rows = (m - i + tiles - tile - 1) / (tiles - tile);  // near-equal heights
-      t.a = a + i * a_row;
+      t.a = a.data + i * a.row;
       t.c = c + i * t.c_row + j * t.c_col;
       t.bias = bias ? bias + (t.bias_by_row ? i : j) : nullptr;
       // Tiles that share a panel ask for the next one meanwhile, each for its part.
@@ -157,22 +190,15 @@ template <class Step>
 static void gemm_stream(const Product& g, int64_t n0, int64_t n1) {
   using B = typename Step::B;
   const int64_t m = g.m;
-  const float* a = g.a;
-  int64_t a_row = g.a_row;
-  if (g.a_col == 1 && m > 1 && a_row % kFarRows == 0 && n1 - n0 >= kPayForPacking) {
-    // Rows a multiple of 2 KiB apart share few sets of L1.
-    constexpr int64_t kApart = 16;
-    float* copy = thread_scratch(1, static_cast<size_t>(m * (g.k + kApart)));
-    for (int64_t i = 0; i < m; ++i)
-      copy_rows(1, g.k, a + i * a_row, 0, 1, copy + i * (g.k + kApart));
-    a = copy;
-    a_row = g.k + kApart;
-  }
-  const bool adjacent = g.a_col == 1;
+  RowsOfA a{g.a, g.a_row, g.a_col};
+  // Rows a multiple of 2 KiB apart share few sets of L1.
+  const bool collide = a.col == 1 && m > 1 && a.row % kFarRows == 0 && n1 - n0 >= kPayForPacking;
+  if (collide || Step::kParts > 1) a = copy_rows<Step>(m, g.k, a, kApart);
+  const bool adjacent = a.col == 1;
   int widest = 1;  // log2 of a tile's vectors: for few rows, so that enough chains are in flight
-  while (widest < 3 && m <= tile_rows<Step>(2 << widest)) ++widest;
+  while (widest < 3 && m <= tile_rows(2 << widest)) ++widest;
   Tile t;
-  t.a_stride = adjacent ? a_row : g.a_col;
+  t.a_stride = adjacent ? a.row : a.col;
   t.b_row = kPanel;
   t.b_panel = g.k * kPanel;
   t.c_row = g.c_row;
@@ -184,7 +210,7 @@ static void gemm_stream(const Product& g, int64_t n0, int64_t n1) {
     while ((kVec << width) > kPanel &&
            (kVec << width) > (n1 - first + kPanel - 1) / kPanel * kPanel)
       --width;
-    const int64_t columns = kVec << width, most = tile_rows<Step>(1 << width);
+    const int64_t columns = kVec << width, most = tile_rows(1 << width);
     group = columns > kPanel ? columns : kPanel;
     const int64_t wide = group / kPanel, tiles = (m + most - 1) / most;
     const int64_t visits = tiles * (group / columns);
@@ -209,7 +235,7 @@ static void gemm_stream(const Product& g, int64_t n0, int64_t n1) {
         int64_t i = 0;
         for (int64_t tile = 0; tile < tiles; ++tile, ++visit) {
           const int64_t rows = (m - i + tiles - tile - 1) / (tiles - tile);  // near-equal heights
-          t.a = a + i * a_row + p0 * g.a_col;
+          t.a = a.data + i * a.row + p0 * Step::kParts * a.col;
           t.c = g.c + i * g.c_row + j * g.c_col;
           t.bias = last && g.bias ? g.bias + (g.bias_by_row ? i : j) : nullptr;
           t.ahead = panel + (p0 + early) * kPanel + visit * t.k * kPanel / visits;
@@ -263,19 +289,13 @@ static void gemm_part(const Product& g, int64_t m0, int64_t m1, int64_t n0, int6
       }
       for (int64_t i0 = m0; i0 < m1; i0 += kRowBlock) {
         const int64_t rows = least(kRowBlock, m1 - i0);
-        const float* a = g.a + i0 * g.a_row + p0 * g.a_col;
-        int64_t a_row = g.a_row, a_col = g.a_col;
+        RowsOfA a{g.a + i0 * g.a_row + p0 * g.a_col, g.a_row, g.a_col};
         // Rows a multiple of 2 KiB apart share the few sets of L1 that a tile's rows then fight
         // for.
-        const bool collide = a_col == 1 && a_row % kFarRows == 0 && columns >= kPayForPacking;
-        if ((a_row != 1 && a_col != 1) || (collide && rows > 1)) {
-          float* copy = thread_scratch(1, static_cast<size_t>(kRowBlock * kBlockK));
-          copy_rows(rows, depth, a, a_row, a_col, copy);
-          a = copy;
-          a_row = depth;
-          a_col = 1;
-        }
-        run_tiles<Step>(t, rows, columns, a, a_row, a_col, b, g.c + i0 * g.c_row + j0 * g.c_col,
+        const bool collide = a.col == 1 && a.row % kFarRows == 0 && columns >= kPayForPacking;
+        if (Step::kParts > 1 || (a.row != 1 && a.col != 1) || (collide && rows > 1))
+          a = copy_rows<Step>(rows, depth, a, 0);
+        run_tiles<Step>(t, rows, columns, a, b, g.c + i0 * g.c_row + j0 * g.c_col,
                         bias ? bias + (g.bias_by_row ? i0 : j0) : nullptr);
       }
       j0 += columns;

@@ -20,37 +20,52 @@ inline constexpr int kAccumulators = 12;
 inline constexpr int kTileRows = 12;  // most rows of any tile
 
 /// What a tile multiplies: float32 factors, or (32-bit words) pairs of bfloat16 along k, or float32
-/// A and bfloat16 B, widened on load. A's words are 32 bits in all of them.
+/// A and bfloat16 B, widened on load. A step takes one row of B and kParts floats of each row of A.
 struct FloatStep {
   using B = float;
-  static constexpr int kAccumulators = cpu::BESSEMER_ISA::kAccumulators;
+  static constexpr int kParts = 1;
   static constexpr int64_t kBlock = kBlockK;
-  BESSEMER_INLINE vf load(const float* b) { return vec_load(b); }
+  template <int kPart>
+  BESSEMER_INLINE vf load(const float* b) {
+    return vec_load(b);
+  }
   BESSEMER_INLINE vf step(vf a, vf b, vf c) { return vec_fma(a, b, c); }
 };
 struct PairStep {
   using B = float;
-#if defined(__AVX512BF16__) || defined(__ARM_NEON)
-  static constexpr int kAccumulators = cpu::BESSEMER_ISA::kAccumulators;
-#else
-  static constexpr int kAccumulators = 8;  // words are taken apart in registers: 12 spill
-#endif
   static constexpr int64_t kBlock = kBlockK / 2;
-  BESSEMER_INLINE vf load(const float* b) { return vec_load(b); }
+#if defined(__AVX512BF16__)
+  static constexpr int kParts = 1;
+  template <int kPart>
+  BESSEMER_INLINE vf load(const float* b) {
+    return vec_load(b);
+  }
   BESSEMER_INLINE vf step(vf a, vf b, vf c) { return vec_dot_pairs(a, b, c); }
+#else
+  // Without an instruction for pairs: A's are taken apart before (gemm.h), the odd element first,
+  // B's in registers, once for all rows of the tile.
+  static constexpr int kParts = 2;
+  template <int kPart>
+  BESSEMER_INLINE vf load(const float* b) {
+    return kPart == 0 ? vec_odd(vec_load(b)) : vec_even(vec_load(b));
+  }
+  BESSEMER_INLINE vf step(vf a, vf b, vf c) { return vec_fma(a, b, c); }
+#endif
 };
 struct WidenStep {
   using B = uint16_t;
-  static constexpr int kAccumulators = cpu::BESSEMER_ISA::kAccumulators;
+  static constexpr int kParts = 1;
   static constexpr int64_t kBlock = kBlockK;
-  BESSEMER_INLINE vf load(const uint16_t* b) { return vec_widen(b); }
+  template <int kPart>
+  BESSEMER_INLINE vf load(const uint16_t* b) {
+    return vec_widen(b);
+  }
   BESSEMER_INLINE vf step(vf a, vf b, vf c) { return vec_fma(a, b, c); }
 };
 
 /// Most rows of a tile of so many vectors.
-template <class Step>
 constexpr int tile_rows(int vectors) {
-  return Step::kAccumulators / vectors < kTileRows ? Step::kAccumulators / vectors : kTileRows;
+  return kAccumulators / vectors < kTileRows ? kAccumulators / vectors : kTileRows;
 }
 
 struct Tile {
@@ -135,8 +150,17 @@ BESSEMER_INLINE void row_finish(const vf* acc, const Tile& t, float* c, Indices<
   }
 }
 
+/// One part of a step, for all rows.
+template <class Step, int kPart, int kVectors, bool kAdjacent, int... kR, int... kV>
+BESSEMER_INLINE void tile_step(vf* acc, const float* a, int64_t stride, const typename Step::B* b,
+                               int64_t b_panel, Indices<kR...>, Indices<kV...> vectors) {
+  const vf bv[kVectors] = {
+      Step::template load<kPart>(b + (kV * kVec / kPanel) * b_panel + (kV * kVec % kPanel))...};
+  (row_step<Step>(acc + kR * kVectors, vec_all(a[kAdjacent ? kR * stride : kR]), bv, vectors), ...);
+}
+
 template <class Step, int kRows, int kVectors, bool kAdjacent, int... kR, int... kV>
-BESSEMER_INLINE void tile_body(const Tile& t, Indices<kR...>, Indices<kV...> vectors) {
+BESSEMER_INLINE void tile_body(const Tile& t, Indices<kR...> rows, Indices<kV...> vectors) {
   vf acc[kRows * kVectors];
   (row_clear(acc + kR * kVectors, vectors), ...);
   const float* a = t.a;
@@ -145,16 +169,13 @@ BESSEMER_INLINE void tile_body(const Tile& t, Indices<kR...>, Indices<kV...> vec
   const auto* ahead = static_cast<const typename Step::B*>(t.ahead);
   for (int64_t left = t.k, steps = t.turn; left > 0; left -= steps, steps = left) {
     for (int64_t p = 0; p < steps; ++p) {
-      const vf bv[kVectors] = {
-          Step::load(b + (kV * kVec / kPanel) * b_panel + (kV * kVec % kPanel))...};
       (__builtin_prefetch(ahead + (kV * kVec / kPanel) * b_panel + (kV * kVec % kPanel)), ...);
       ahead += ahead_row;
-      if constexpr (kAdjacent) {
-        (row_step<Step>(acc + kR * kVectors, vec_all(a[kR * stride]), bv, vectors), ...);
-        a += 1;
-      } else {
-        (row_step<Step>(acc + kR * kVectors, vec_all(a[kR]), bv, vectors), ...);
-        a += stride;
+      tile_step<Step, 0, kVectors, kAdjacent>(acc, a, stride, b, b_panel, rows, vectors);
+      a += kAdjacent ? 1 : stride;
+      if constexpr (Step::kParts == 2) {
+        tile_step<Step, 1, kVectors, kAdjacent>(acc, a, stride, b, b_panel, rows, vectors);
+        a += kAdjacent ? 1 : stride;
       }
       b += b_row;
     }
@@ -192,7 +213,7 @@ struct TileTable {
 template <class Step, int kVectors, bool kAdjacent>
 constexpr TileRow tile_row() {
   return make_tile_row<Step, kVectors, kAdjacent>(
-      std::make_integer_sequence<int, tile_rows<Step>(kVectors)>());
+      std::make_integer_sequence<int, tile_rows(kVectors)>());
 }
 template <class Step, bool kAdjacent, int kWidth>
 constexpr void fill_width(TileTable& table) {

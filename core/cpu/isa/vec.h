@@ -70,10 +70,11 @@ BESSEMER_INLINE vf vec_widen(const uint16_t* p) {
   return reinterpret_cast<vf>(words);
 #endif
 }
-BESSEMER_INLINE vf vec_dot_pairs(vf a, vf b, vf c) {
-  const auto x = reinterpret_cast<vec_words>(a), y = reinterpret_cast<vec_words>(b);
-  c = vec_fma(reinterpret_cast<vf>(x & 0xffff0000u), reinterpret_cast<vf>(y & 0xffff0000u), c);
-  return vec_fma(reinterpret_cast<vf>(x << 16), reinterpret_cast<vf>(y << 16), c);
+BESSEMER_INLINE vf vec_odd(vf pairs) {
+  return reinterpret_cast<vf>(reinterpret_cast<vec_words>(pairs) & 0xffff0000u);
+}
+BESSEMER_INLINE vf vec_even(vf pairs) {
+  return reinterpret_cast<vf>(reinterpret_cast<vec_words>(pairs) << 16);
 }
 #endif
 BESSEMER_INLINE vf vec_max(vf m, vf x) { return (x > m) | (x != x) ? x : m; }
