@@ -4,11 +4,13 @@ texts that `tokenizers` reads, the published formulas, clipping and AdamW. Losse
 import json
 
 import pytest
+from bessemer import nn
 from language import ENV, bessemer, checkpoint, has_text, make_sft, recipe, rows
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
+load_file = pytest.importorskip("safetensors.torch").load_file
 
 pytestmark = pytest.mark.skipif(not has_text(), reason="the program is not built, or without text")
 
@@ -45,23 +47,33 @@ class Peer:
     def ids(self, text):
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
-    def log_probs(self, prompts, answers, model=None):
-        """Of the answers' tokens, 0 elsewhere, and which places are theirs: [texts, width]."""
+    def batch(self, prompts, answers):
+        """Padded tokens and which are real; which places predict the answers' tokens."""
         rows = [p + a for p, a in zip(prompts, answers, strict=True)]
         width = max(map(len, rows))
         tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows])
         inside = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
         trained = torch.tensor([[i >= len(p) for i in range(width)] for p in prompts])
-        trained = (trained & inside.bool())[:, 1:]
+        return tokens, inside, (trained & inside.bool())[:, 1:]
+
+    def log_probs(self, prompts, answers, model=None):
+        """Of the answers' tokens, 0 elsewhere, and which places are theirs: [texts, width]."""
+        tokens, inside, trained = self.batch(prompts, answers)
         logits = (model or self.model)(tokens, attention_mask=inside).logits[:, :-1]
         chosen = logits.log_softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0]
         return torch.where(trained, chosen, 0), trained
+
+    def conversations(self, said):
+        """Prompts and answers of completions.jsonl."""
+        start, answer = "<|im_start|>user\n", f"{END}\n<|im_start|>assistant\n"
+        prompts = [self.ids(start + one["prompt"] + answer) for one in said]
+        return prompts, [one["token_ids"] for one in said]
 
     def step(self, loss):
         """One step: its loss and the norm of its gradient."""
         self.adam.zero_grad()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+        norm = torch.nn.utils.clip_grad_norm_(self.adam.param_groups[0]["params"], CLIP)
         self.adam.step()
         return loss.item(), norm.item()
 
@@ -86,6 +98,18 @@ def close(row, steps):
     loss, norm = (sum(values) / len(steps) for values in zip(*steps, strict=True))
     assert row["loss"] == pytest.approx(loss, rel=1e-5, abs=1e-6)
     assert row["grad_norm"] == pytest.approx(norm, rel=1e-4)
+
+
+def sampled(run):
+    """What a run says that it sampled."""
+    said = map(json.loads, (run / "completions.jsonl").read_text().splitlines())
+    return [one for one in said if one["kind"] == "train"]
+
+
+def said_log_probs(said, trained):
+    out = torch.zeros(trained.shape)
+    out[trained] = torch.tensor([x for one in said for x in one["log_probs"]])
+    return out
 
 
 def data(folder, lines):
@@ -165,20 +189,14 @@ def test_grpo(folder):
     (folder / "score.py").write_text(SCORE)
     reward = {"from": "py:score.py:score"}
     metrics = run(folder, "grpo", "grpo", ENV, trainer=options, reward=reward)
-    said = (folder / "grpo" / "completions.jsonl").read_text().splitlines()
-    said = [one for one in map(json.loads, said) if one["kind"] == "train"]
+    said = sampled(folder / "grpo")
     assert len(said) == 16
     peer = Peer(folder / "sft")
     assert len({one["reward"] for one in said}) > 1
     for row, iteration in zip(metrics, (said[:8], said[8:]), strict=True):
-        prompts = [
-            peer.ids(f"<|im_start|>user\n{one['prompt']}{END}\n<|im_start|>assistant\n")
-            for one in iteration
-        ]
-        answers = [one["token_ids"] for one in iteration]
+        prompts, answers = peer.conversations(iteration)
         reference, trained = peer.log_probs(prompts, answers, peer.reference)
-        old = torch.zeros_like(reference)
-        old[trained] = torch.tensor([x for one in iteration for x in one["log_probs"]])
+        old = said_log_probs(iteration, trained)
         # transformers says of these tokens what the sampler said
         torch.testing.assert_close(old, peer.log_probs(prompts, answers)[0], rtol=0, atol=1e-4)
         rewards = torch.tensor([one["reward"] for one in iteration]).reshape(2, 4)
@@ -194,3 +212,63 @@ def test_grpo(folder):
             steps.append(peer.step((loss * trained).sum() / trained.sum()))
         close(row, steps)
     peer.compare(folder / "grpo")
+
+
+def test_ppo(folder):
+    """The second of two iterations of two steps: critic and moments as the first left."""
+    options = dict(batch_size=8, epochs=2, total_steps=2, kl_coef=0.2, clip_range=0.05, gamma=0.9)
+    options |= dict(gae_lambda=0.8, vf_coef=0.5, clip_range_vf=0.01, missing_eos_penalty=0.3)
+    (folder / "score.py").write_text(SCORE)
+    reward = {"from": "py:score.py:score"}
+    rollout = dict(groups=8, size=1)
+    run(folder, "ppo", "ppo", ENV, trainer=options, reward=reward, rollout=rollout)
+    middle = checkpoint(folder / "ppo")
+    peer = Peer(folder / "ppo")
+    peer.reference = peer.load(checkpoint(folder / "sft"))
+    state = load_file(middle / "train.safetensors")
+    critic = state["value.weight"].reshape(-1).requires_grad_()
+    names = [name for name, _ in nn.Decoder.load(middle).named_parameters()]
+    weights = [dict(peer.model.named_parameters())[name] for name in names] + [critic]
+    peer.adam.param_groups[0]["params"] = weights
+    for i, weight in enumerate(weights):
+        moments = {k: state[f"adam.{k}.{i}"].reshape(weight.shape) for k in "mv"}
+        peer.adam.state[weight] = dict(
+            step=torch.tensor(2.0), exp_avg=moments["m"], exp_avg_sq=moments["v"]
+        )
+    bessemer(folder, "run", "--resume", "ppo", "trainer.total_steps=4")
+
+    said = sampled(folder / "ppo")[8:]
+    prompts, answers = peer.conversations(said)
+    tokens, inside, trained = peer.batch(prompts, answers)
+
+    def values():
+        hidden = peer.model.model(tokens, attention_mask=inside).last_hidden_state[:, :-1]
+        return torch.where(trained, hidden @ critic, 0)
+
+    with torch.no_grad():
+        old, old_values = said_log_probs(said, trained), values()
+        reference, _ = peer.log_probs(prompts, answers, peer.reference)
+        rewards = -0.2 * (old - reference)
+        advantages = torch.zeros_like(rewards)
+        for row, one in enumerate(said):
+            running = following = 0
+            rewards[row, trained[row].nonzero()[-1]] += one["reward"]
+            for t in trained[row].nonzero().flatten().tolist()[::-1]:
+                delta = rewards[row, t] + 0.9 * following - old_values[row, t]
+                following = old_values[row, t]
+                advantages[row, t] = running = delta + 0.9 * 0.8 * running
+        returns = advantages + old_values
+        every = advantages[trained]
+        advantages = (advantages - every.mean()) / (every.var() + 1e-8).sqrt()
+    steps = []
+    for _ in range(2):
+        ratio = (peer.log_probs(prompts, answers)[0] - old).exp()
+        policy = torch.maximum(-advantages * ratio, -advantages * ratio.clip(0.95, 1.05))
+        value = values()
+        held = old_values + (value - old_values).clip(-0.01, 0.01)
+        critics = torch.maximum((value - returns) ** 2, (held - returns) ** 2)
+        steps.append(peer.step((policy + 0.5 * 0.5 * critics)[trained].mean()))
+    close(rows(folder / "ppo" / "metrics.jsonl")[1], steps)
+    peer.compare(folder / "ppo")
+    after = load_file(checkpoint(folder / "ppo") / "train.safetensors")["value.weight"]
+    torch.testing.assert_close(after.reshape(-1), critic.detach(), rtol=1e-4, atol=2e-5)
