@@ -515,7 +515,9 @@ Plan make_plan(const Recipe& recipe, const AlgorithmFactory& factory) {
   line("memory", cat(short_number(static_cast<double>(plan.memory_bytes)), "B"));
   line("evaluation",
        cat(config.eval.every > 0 ? cat("every ", config.eval.every, " steps and ") : "",
-           "at the end, ", config.eval.episodes, " ", unit));
+           "at the end, ",
+           config.eval.sweep ? cat("all of ", *config.eval.sweep)
+                             : cat(config.eval.episodes, " ", unit)));
   line("checkpoints",
        cat(config.checkpoint.every > 0 ? cat("every ", config.checkpoint.every, " steps and ") : "",
            "at the end, the newest ", config.checkpoint.keep, " kept"));
