@@ -40,6 +40,10 @@ int command_run(const Arguments& arguments) {
     summary = runner.run(load_recipe(words.first, words.overrides), force);
   }
   if (summary.end != RunEnd::interrupted) return kExitOk;
+  if (summary.folder.empty()) {
+    std::fputs("stopped before the first step\n", stderr);
+    return kExitInterrupted;
+  }
   std::fprintf(stderr, "stopped after %lld steps; go on with: ./bessemer run --resume %s\n",
                static_cast<long long>(summary.steps), summary.folder.c_str());
   return kExitInterrupted;

@@ -56,6 +56,11 @@ void check_cycles(const Recipe& recipe, std::vector<std::string>& chain) {
 
 }  // namespace
 
+void Prerequisite::look() {
+  begun = fs::exists(folder.recipe());
+  finished = begun && fs::exists(folder.evaluation());
+}
+
 std::vector<Prerequisite> prerequisites_of(const Recipe& recipe) {
   std::vector<std::string> chain;
   if (!recipe.file.empty()) chain.push_back(fs::weakly_canonical(recipe.file).string());
@@ -67,8 +72,7 @@ std::vector<Prerequisite> prerequisites_of(const Recipe& recipe) {
     one.recipe = load_asked(recipe, asked);
     one.folder.root = fs::path("runs") / cat(one.recipe.name, "-", short_hash(one.recipe));
     one.recipe.out = one.folder.root.string();
-    one.begun = fs::exists(one.folder.recipe());
-    one.finished = one.begun && fs::exists(one.folder.evaluation());
+    one.look();
     out.push_back(std::move(one));
   }
   return out;

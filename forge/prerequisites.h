@@ -17,6 +17,9 @@ struct Prerequisite {
   RunFolder folder;
   bool begun = false;     // the folder holds its run
   bool finished = false;  // ... which came to its end
+
+  /// Looks at the folder again.
+  void look();
 };
 
 /// What the recipe itself asks for, not what that asks for in turn. Throws RecipeError for a recipe

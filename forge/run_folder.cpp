@@ -10,6 +10,7 @@
 #include <system_error>
 
 #include "core/base/error.h"
+#include "core/base/text_file.h"
 #include "forge/recipe.h"
 #include "trainer/checkpoint.h"
 
@@ -53,7 +54,15 @@ RunLock::RunLock(const RunFolder& folder)
                  std::strerror(errno));
   if (::flock(file_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return;
   ::close(file_);
-  fail<ValueError>("another process is running in ", folder.root.string());
+  fail<FolderTaken>("another process is running in ", folder.root.string());
+}
+
+bool RunLock::held(const RunFolder& folder) {
+  try {
+    return RunLock(folder), false;
+  } catch (const FolderTaken&) {
+    return true;
+  }
 }
 
 RunLock::~RunLock() {
@@ -63,24 +72,24 @@ RunLock::~RunLock() {
 RunLock create_run_folder(const RunFolder& folder, bool force) {
   const std::string name = folder.root.string();
   try {
-    if (fs::exists(folder.root)) {
-      BESSEMER_CHECK(fs::is_directory(folder.root), ValueError, name, " exists and is no folder");
-      if (!fs::is_empty(folder.root)) {
-        BESSEMER_CHECK(fs::exists(folder.recipe()), ValueError, name,
-                       " holds files that are no run; choose another folder with out=DIR");
-        BESSEMER_CHECK(force, ValueError, name, " holds a run already; go on with it by --resume ",
-                       name, ", replace it by --force, or choose another folder with out=DIR");
-        const RunLock lock(folder);
-        clear_run(folder.root);
-      }
-    }
+    BESSEMER_CHECK(!fs::exists(folder.root) || fs::is_directory(folder.root), ValueError, name,
+                   " exists and is no folder");
     fs::create_directories(folder.root);
+    BESSEMER_CHECK(::access(name.c_str(), W_OK | X_OK) == 0, IoError,
+                   "cannot write to the run folder ", name, ": ", std::strerror(errno));
+    RunLock lock(folder);  // before the look inside: another process may be writing its first file
+    fs::remove(folder.recipe() += kUnfinishedFile);  // of a process that was killed
+    if (!fs::is_empty(folder.root)) {
+      BESSEMER_CHECK(fs::exists(folder.recipe()), ValueError, name,
+                     " holds files that are no run; choose another folder with out=DIR");
+      BESSEMER_CHECK(force, FolderTaken, name, " holds a run already; go on with it by --resume ",
+                     name, ", replace it by --force, or choose another folder with out=DIR");
+      clear_run(folder.root);
+    }
+    return lock;
   } catch (const fs::filesystem_error& error) {
     fail<IoError>("cannot make the run folder ", name, ": ", error.code().message());
   }
-  BESSEMER_CHECK(::access(name.c_str(), W_OK | X_OK) == 0, IoError,
-                 "cannot write to the run folder ", name, ": ", std::strerror(errno));
-  return RunLock(folder);
 }
 
 fs::path find_checkpoint(const std::string& path) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "core/base/error.h"
 #include "forge/config.h"
 
 namespace bessemer {
@@ -32,11 +33,19 @@ struct RunFolder {
 /// runs/<name>-<local time>, from the working directory.
 std::string default_run_folder(const std::string& recipe_name);
 
+/// The folder is another run's, one that goes on now or one that ended.
+class FolderTaken : public ValueError {
+ public:
+  using ValueError::ValueError;
+};
+
 /// A folder belongs to one process at a time; the lock goes with the process, however it ends.
 class RunLock {
  public:
-  /// Throws ValueError where another run has the folder, IoError where it cannot be opened.
+  /// Throws FolderTaken where another process runs in it, IoError where it cannot be opened.
   explicit RunLock(const RunFolder& folder);
+  /// Whether a process runs in the folder.
+  static bool held(const RunFolder& folder);
   ~RunLock();
   RunLock(RunLock&& other) noexcept : file_(std::exchange(other.file_, -1)) {}
   RunLock& operator=(RunLock&&) = delete;
@@ -46,8 +55,8 @@ class RunLock {
 };
 
 /// Makes the folder and locks it. One that holds anything is refused; with `force` a run in it is
-/// removed first, but never files that no run has written. Throws ValueError, or IoError with the
-/// system's reason.
+/// removed first, but never files that no run has written. Throws FolderTaken, ValueError
+/// for other files, or IoError with the system's reason.
 RunLock create_run_folder(const RunFolder& folder, bool force);
 
 /// The newest checkpoint of a run folder, or the checkpoint that `path` names itself.

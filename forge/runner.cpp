@@ -10,7 +10,7 @@
 #include "forge/completion_log.h"
 #include "forge/interrupt.h"
 #include "forge/plan_language.h"
-#include "forge/prerequisites.h"
+#include "forge/provide.h"
 #include "forge/sinks.h"
 #include "trainer/checkpoint.h"
 
@@ -317,41 +317,6 @@ class Session {
   std::optional<Evaluation> judged_;
   RunSummary summary_;
 };
-
-/// A run that others stand on was interrupted: so are they.
-struct PrerequisiteInterrupted {
-  RunSummary summary;
-};
-
-/// The recipe with everything it stands on in place; runs that are missing or not finished come
-/// first.
-Recipe provide(const Runner& runner, Recipe recipe) {
-  use_paths(recipe);
-  for (const Prerequisite& p : prerequisites_of(recipe)) {
-    if (!p.finished) {
-      if (runner.announce)
-        std::fprintf(stderr, "%s: %s is %s, it comes first\n", p.key.c_str(), p.folder.root.c_str(),
-                     p.begun ? "unfinished" : "missing");
-      Runner first = runner;
-      first.video = {};
-      RunSummary summary =
-          p.begun ? first.resume(p.folder.root.string(), {}) : first.run(p.recipe, false);
-      if (summary.end == RunEnd::interrupted) throw PrerequisiteInterrupted{std::move(summary)};
-    }
-    use_prerequisite(recipe, p);
-  }
-  return recipe;
-}
-
-/// What `body` gives, or the summary of the prerequisite that was interrupted under it.
-template <class Body>
-RunSummary unless_interrupted(Body&& body) {
-  try {
-    return body();
-  } catch (PrerequisiteInterrupted& interrupted) {
-    return std::move(interrupted.summary);
-  }
-}
 
 /// The run was complete when `folder` was last left, and the recipe asks for no more steps than
 /// then.

@@ -66,7 +66,7 @@ void write_text_file(const std::string& path, std::string_view text) {
   struct stat info {};
   // A device or a pipe is written to; a rename would put a file in its place.
   const bool special = ::stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode);
-  const std::string aside = special ? path : path + ".new";
+  const std::string aside = special ? path : path + kUnfinishedFile;
   const auto check = [&](bool good, int file) {
     if (good) return;
     const int reason = errno;

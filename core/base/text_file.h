@@ -11,6 +11,8 @@ namespace bessemer {
 /// folder is none), MemoryError where it does not fit.
 std::string read_text_file(const std::string& path);
 
+/// Behind a path: the name of a text that is being written.
+constexpr const char* kUnfinishedFile = ".new";
 /// Writes `text` aside, syncs and renames, so that readers see the old file or the new one; into a
 /// device or a pipe directly. Throws IoError naming the path and the system's reason.
 void write_text_file(const std::string& path, std::string_view text);

@@ -1,9 +1,14 @@
 """Language models through the program: data files, prerequisites, Python rewards, resumption."""
 
+import concurrent.futures
+import fcntl
 import json
+import os
+import signal
+import subprocess
 
 import pytest
-from language import MODEL, bessemer, checkpoint, has_text, rows
+from language import MODEL, PROGRAM, bessemer, checkpoint, has_text, rows
 
 pytestmark = pytest.mark.skipif(not has_text(), reason="the program is not built, or without text")
 
@@ -77,6 +82,42 @@ def test_python_reward_and_prerequisite(tmp_path):
     said = rows(tmp_path / "g/completions.jsonl")
     assert {s["kind"] for s in said} == {"train", "eval"}
     assert all(len(s["tokens"]) == len(s["log_probs"]) == len(s["token_ids"]) for s in said)
+
+
+def test_processes_that_want_the_same_prerequisite(tmp_path):
+    """One makes it, the others wait; whoever waits can be interrupted, and goes on where the one
+    that made it is gone."""
+    (tmp_path / "sft.yaml").write_text(SFT)
+    (tmp_path / "grpo.yaml").write_text(GRPO.replace("py:score.py:short, deadline: 60", "env"))
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for done in [
+            pool.submit(bessemer, tmp_path, "run", "grpo.yaml", f"out={o}") for o in "abc"
+        ]:
+            done.result()
+    (first,) = (tmp_path / "runs").iterdir()
+    bessemer(tmp_path, "run", "sft.yaml", "out=alone", "seed=1")
+    assert rows(first / "metrics.jsonl") == rows(tmp_path / "alone" / "metrics.jsonl")
+    for name in "bc":
+        assert rows(tmp_path / name / "metrics.jsonl") == rows(tmp_path / "a" / "metrics.jsonl")
+
+    (first / "eval.json").unlink()  # as of a process that is on its way
+    folder = os.open(first, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    words = [PROGRAM, "run", "grpo.yaml"]
+    for out in ("stopped", "waited"):
+        with subprocess.Popen([*words, f"out={out}"], cwd=tmp_path, stderr=subprocess.PIPE) as one:
+            while b"its end is waited for" not in one.stderr.readline():
+                assert one.poll() is None
+            if out == "stopped":
+                one.send_signal(signal.SIGINT)
+                said = one.stderr.read()
+                assert one.wait() == 130 and b"stopped before the first step" in said
+            else:
+                os.close(folder)  # with the lock
+                one.stderr.read()
+                assert one.wait() == 0
+    assert not (tmp_path / "stopped").exists() and (first / "eval.json").exists()
+    assert rows(tmp_path / "waited" / "metrics.jsonl") == rows(tmp_path / "a" / "metrics.jsonl")
 
 
 def test_reward_that_raises_marks_episodes(tmp_path):
