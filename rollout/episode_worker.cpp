@@ -10,7 +10,9 @@ namespace {
 class Player final : public TaskWorker {
  public:
   explicit Player(EpisodeWorkerParts parts)
-      : parts_(std::move(parts)), generator_(*parts_.decoder, parts_.generator) {}
+      : parts_(std::move(parts)),
+        envs_(parts_.make_envs, parts_.pool.get()),
+        generator_(*parts_.decoder, parts_.generator) {}
 
   void assign(const WeightSet& set) override {
     assign_weights(parts_.decoder->named_parameters(), set);
@@ -21,13 +23,13 @@ class Player final : public TaskWorker {
     // The version may have moved on while the weights stayed as they were.
     generator_.set_version(static_cast<uint64_t>(task.fields.integer("version")),
                            task.fields.count("weights_hash"));
-    samples_ = token_samples(play_episodes(parts_.make_envs, generator_, *parts_.tokenizer,
-                                           read_play(task), parts_.pool.get()));
+    samples_ = token_samples(play_episodes(envs_, generator_, *parts_.tokenizer, read_play(task)));
     write_tokens(report, samples_);
   }
 
  private:
   EpisodeWorkerParts parts_;
+  EpisodeEnvs envs_;
   Generator generator_;
   TokenSamples samples_;  // what the report on its way borrows
 };

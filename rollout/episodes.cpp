@@ -11,78 +11,21 @@ namespace {
 
 constexpr int64_t kMostTurns = 1000;  // of an episode that never ends
 
-/// The environments of a play and the arrays they write to.
-class Table {
- public:
-  Table(const EnvFactory& make_envs, int64_t rows, ThreadPool* pool) {
-    BatchOptions options;
-    options.num_envs = rows;
-    options.autoreset = Autoreset::disabled;
-    options.pool = pool;
-    envs = make_envs(options);
-    check_text_spec(envs->spec());
-    const auto n = static_cast<size_t>(rows);
-    reward.resize(n);
-    terminated.resize(n);
-    truncated.resize(n);
-    fault.resize(n);
-    components.assign(envs->spec().rewards.size(), std::vector<float>(n));
-    out.obs = {nullptr};
-    out.ragged_obs = {&text};
-    out.reward = reward.data();
-    out.terminated = terminated.data();
-    out.truncated = truncated.data();
-    out.fault = fault.data();
-    for (std::vector<float>& column : components) out.rewards.push_back(column.data());
-  }
-
-  void reset(std::span<const uint64_t> seeds, std::span<const Options> reset_options,
-             int64_t size) {
-    const auto rows = static_cast<size_t>(envs->num_envs());
-    std::vector<uint64_t> all(rows);
-    for (size_t row = 0; row < rows; ++row) all[row] = seeds[row / static_cast<size_t>(size)];
-    envs->reset(all, {}, {}, out);
-    if (reset_options.empty()) return;
-    std::vector<uint8_t> mask(rows);
-    for (size_t group = 0; group < reset_options.size(); ++group) {
-      std::fill(mask.begin(), mask.end(), uint8_t{0});
-      std::fill_n(mask.begin() + static_cast<int64_t>(group) * size, size, uint8_t{1});
-      const std::vector<uint64_t> own(static_cast<size_t>(size), seeds[group]);
-      envs->reset(own, reset_options[group], mask, {});
-    }
-    envs->observe(out);
-  }
-
-  /// Answers of the environments `ids`; afterwards the arrays hold their rows, in the order of
-  /// `ids`.
-  void step(const Ragged& replies, std::vector<int64_t>& ids) {
-    envs->send({.data = nullptr, .ragged = &replies}, ids);
-    envs->recv(static_cast<int64_t>(ids.size()), out, ids);
-  }
-
-  std::unique_ptr<EnvBatch> envs;
-  Ragged text;
-  std::vector<float> reward;
-  std::vector<uint8_t> terminated, truncated, fault;
-  std::vector<std::vector<float>> components;
-  StepBuffers out;
-};
-
 class Play {
  public:
-  Play(const EnvFactory& make_envs, Generator& generator, const Tokenizer& tokenizer,
-       const PlayOptions& options, ThreadPool* pool)
-      : generator_(generator),
+  Play(EpisodeEnvs& envs, Generator& generator, const Tokenizer& tokenizer,
+       const PlayOptions& options)
+      : envs_(envs),
+        generator_(generator),
         tokenizer_(tokenizer),
         options_(options),
         rows_(static_cast<int64_t>(options.seeds.size()) * options.size),
-        table_(make_envs, rows_, pool),
+        table_(envs.take(options.seeds, options.reset, options.size)),
         episodes_(static_cast<size_t>(rows_)) {
     options_.sampling.stop_ids = {tokenizer.special(ChatTemplate().turn_end)};
   }
 
   std::vector<Episode> run() {
-    table_.reset(options_.seeds, options_.reset, options_.size);
     begin();
     int64_t open = rows_;
     while (open > 0) {
@@ -90,6 +33,7 @@ class Play {
       const std::vector<Generator::Finished> finished = generator_.take();
       if (!finished.empty()) open -= answer(finished);
     }
+    envs_.give(std::move(table_));
     return std::move(episodes_);
   }
 
@@ -99,8 +43,8 @@ class Play {
     for (int64_t row = 0; row < rows_; ++row) {
       Episode& episode = episodes_[static_cast<size_t>(row)];
       episode.sequence = options_.first_sequence + static_cast<uint64_t>(row);
-      episode.question = table_.text.row(row);
-      episode.oracle = table_.envs->oracle(row);
+      episode.question = table_->text.row(row);
+      episode.oracle = table_->envs->oracle(row);
       Chat& chat = chats_.emplace_back(tokenizer_);
       chat.add(Role::user, episode.question);
       chat.open_assistant();
@@ -130,13 +74,13 @@ class Play {
         ++ended;
         continue;
       }
-      const int64_t longest = table_.envs->spec().action[0].max_length;
+      const int64_t longest = table_->envs->spec().action[0].max_length;
       const auto bytes = longest > 0 ? static_cast<size_t>(longest) : std::string::npos;
       replies.push(std::string_view(episode.answer).substr(0, bytes));
       ids.push_back(row);
     }
     if (ids.empty()) return ended;
-    table_.step(replies, ids);
+    table_->step(replies, ids);
     for (size_t i = 0; i < ids.size(); ++i) {
       if (go_on(ids[i], static_cast<int64_t>(i))) continue;
       finish(ids[i]);
@@ -182,16 +126,16 @@ class Play {
   bool go_on(int64_t row, int64_t at) {
     Episode& episode = episodes_[static_cast<size_t>(row)];
     const auto i = static_cast<size_t>(at);
-    if (table_.fault[i]) {
-      fail_episode(episode, table_.envs->fault_reason(row));
+    if (table_->fault[i]) {
+      fail_episode(episode, table_->envs->fault_reason(row));
       return false;
     }
-    episode.reward += table_.reward[i];
-    episode.turn_reward.back() = table_.reward[i];
+    episode.reward += table_->reward[i];
+    episode.turn_reward.back() = table_->reward[i];
     episode.components.clear();
-    for (const std::vector<float>& column : table_.components)
+    for (const std::vector<float>& column : table_->components)
       episode.components.push_back(column[i]);
-    if (table_.terminated[i] || table_.truncated[i] || episode.turns >= kMostTurns) {
+    if (table_->terminated[i] || table_->truncated[i] || episode.turns >= kMostTurns) {
       episode.ended = true;
       return false;
     }
@@ -200,7 +144,7 @@ class Play {
     int64_t seen = chat.ledger().size();
     while (!chat.ledger().trained[static_cast<size_t>(seen - 1)]) --seen;
     chat.close_assistant();
-    chat.add(Role::user, table_.text.row(at));
+    chat.add(Role::user, table_->text.row(at));
     chat.open_assistant();
     generator_.extend(first_handle_ + row,
                       std::span(chat.ledger().tokens).subspan(static_cast<size_t>(seen)),
@@ -226,11 +170,12 @@ class Play {
     generator_.release(first_handle_ + row);
   }
 
+  EpisodeEnvs& envs_;
   Generator& generator_;
   const Tokenizer& tokenizer_;
   PlayOptions options_;
   int64_t rows_;
-  Table table_;
+  std::unique_ptr<EpisodeTable> table_;
   std::vector<Episode> episodes_;
   std::vector<Chat> chats_;
   int64_t first_handle_ = 0;
@@ -238,55 +183,45 @@ class Play {
 
 }  // namespace
 
-void check_text_spec(const Spec& spec) {
-  const bool text = spec.rows == 1 && spec.observation.size() == 1 && spec.action.size() == 1 &&
-                    spec.observation[0].kind == SpaceKind::text &&
-                    spec.action[0].kind == SpaceKind::text;
-  BESSEMER_CHECK(text, ValueError, "env.id ", spec.id,
-                 " does not speak: language models need one text channel in and one out");
-}
-
-std::vector<Episode> play_episodes(const EnvFactory& make_envs, Generator& generator,
-                                   const Tokenizer& tokenizer, const PlayOptions& options,
-                                   ThreadPool* pool) {
+std::vector<Episode> play_episodes(EpisodeEnvs& envs, Generator& generator,
+                                   const Tokenizer& tokenizer, const PlayOptions& options) {
   if (options.seeds.empty()) return {};
-  return Play(make_envs, generator, tokenizer, options, pool).run();
+  return Play(envs, generator, tokenizer, options).run();
 }
 
-std::vector<std::vector<Turn>> oracle_conversations(const EnvFactory& make_envs,
-                                                    std::span<const uint64_t> seeds,
-                                                    ThreadPool* pool) {
+std::vector<std::vector<Turn>> oracle_conversations(EpisodeEnvs& envs,
+                                                    std::span<const uint64_t> seeds) {
   const auto rows = static_cast<int64_t>(seeds.size());
-  Table table(make_envs, rows, pool);
-  table.reset(seeds, {}, 1);
+  std::unique_ptr<EpisodeTable> table = envs.take(seeds, {}, 1);
   std::vector<std::vector<Turn>> out(seeds.size());
   std::vector<int64_t> ids(seeds.size());
   std::iota(ids.begin(), ids.end(), int64_t{0});
   for (int64_t row = 0; row < rows; ++row)
-    out[static_cast<size_t>(row)].push_back({Role::user, std::string(table.text.row(row))});
+    out[static_cast<size_t>(row)].push_back({Role::user, std::string(table->text.row(row))});
   for (int64_t turn = 0; !ids.empty(); ++turn) {
-    BESSEMER_CHECK(turn < kMostTurns, ValueError, table.envs->spec().id,
+    BESSEMER_CHECK(turn < kMostTurns, ValueError, table->envs->spec().id,
                    ": the oracle's episode does not end");
     Ragged replies;
     for (const int64_t id : ids) {
-      const std::string reply = table.envs->oracle(id);
-      BESSEMER_CHECK(!reply.empty(), ValueError, table.envs->spec().id,
+      const std::string reply = table->envs->oracle(id);
+      BESSEMER_CHECK(!reply.empty(), ValueError, table->envs->spec().id,
                      " has no oracle to learn from");
       replies.push(reply);
       out[static_cast<size_t>(id)].push_back({Role::assistant, reply});
     }
-    table.step(replies, ids);
+    table->step(replies, ids);
     std::vector<int64_t> left;
     for (size_t i = 0; i < ids.size(); ++i) {
-      BESSEMER_CHECK(!table.fault[i], ValueError, table.envs->spec().id,
-                     ": the oracle's episode failed: ", table.envs->fault_reason(ids[i]));
-      if (table.terminated[i] || table.truncated[i]) continue;
+      BESSEMER_CHECK(!table->fault[i], ValueError, table->envs->spec().id,
+                     ": the oracle's episode failed: ", table->envs->fault_reason(ids[i]));
+      if (table->terminated[i] || table->truncated[i]) continue;
       out[static_cast<size_t>(ids[i])].push_back(
-          {Role::user, std::string(table.text.row(static_cast<int64_t>(i)))});
+          {Role::user, std::string(table->text.row(static_cast<int64_t>(i)))});
       left.push_back(ids[i]);
     }
     ids = std::move(left);
   }
+  envs.give(std::move(table));
   return out;
 }
 

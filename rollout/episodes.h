@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "core/text/chat.h"
-#include "envs/env.h"
+#include "rollout/episode_envs.h"
 #include "rollout/generate.h"
 
 namespace bessemer {
@@ -33,9 +33,6 @@ struct Episode {
   int64_t length() const { return static_cast<int64_t>(log_prob.size()); }
 };
 
-/// A text environment: one ragged channel in, one out. ValueError names what is wrong.
-void check_text_spec(const Spec& spec);
-
 struct PlayOptions {
   std::vector<uint64_t> seeds;  // of the items, one a group
   std::vector<Options> reset;   // reset options, one a group; may be empty
@@ -44,15 +41,13 @@ struct PlayOptions {
   uint64_t first_sequence = 0;  // key of the first episode's draws
 };
 /// Plays every group's episodes side by side; the result is in their order and depends neither on
-/// threads nor on the size of batches. `make_envs` gets the number of environments.
-std::vector<Episode> play_episodes(const EnvFactory& make_envs, Generator& generator,
-                                   const Tokenizer& tokenizer, const PlayOptions& options,
-                                   ThreadPool* pool);
+/// threads nor on the size of batches.
+std::vector<Episode> play_episodes(EpisodeEnvs& envs, Generator& generator,
+                                   const Tokenizer& tokenizer, const PlayOptions& options);
 
 /// The same items answered by the environment's oracle. ValueError where it has none, or where an
 /// episode does not end in `limit` turns.
-std::vector<std::vector<Turn>> oracle_conversations(const EnvFactory& make_envs,
-                                                    std::span<const uint64_t> seeds,
-                                                    ThreadPool* pool);
+std::vector<std::vector<Turn>> oracle_conversations(EpisodeEnvs& envs,
+                                                    std::span<const uint64_t> seeds);
 
 }  // namespace bessemer

@@ -148,3 +148,41 @@ def test_data_files(tmp_path):
     wrong = bessemer(tmp_path, "run", "sft.yaml", "out=b", expect=2).stderr
     assert "texts.jsonl:2: columns found: question; accepted here: " in wrong
     assert not (tmp_path / "b").exists()
+
+
+ECHO = """
+import gymnasium as gym
+with open("made.txt", "a") as file:
+    file.write("x")
+class Echo(gym.Env):
+    observation_space = action_space = gym.spaces.Text(50)
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.word = "".join(self.np_random.choice(list("abc"), 3))
+        return self.word, {}
+    def step(self, action):
+        return "", float(len(action)), True, False, {}
+"""
+
+
+def test_a_python_environment_teaches_and_is_kept(tmp_path):
+    """Its processes live as long as the run: a longer one starts no more of them."""
+    pytest.importorskip("gymnasium")
+    (tmp_path / "echo.py").write_text(ECHO)
+    (tmp_path / "sft.yaml").write_text(SFT)
+    text = GRPO.replace("py:score.py:short, deadline: 60", "env")
+    text = text.replace('Arithmetic-v0, options: {digits: 1, operators: "+"}', "py:echo.py:Echo")
+    (tmp_path / "grpo.yaml").write_text(text)
+    made = []
+    for steps in (1, 4):
+        bessemer(tmp_path, "run", "grpo.yaml", f"out=g{steps}", f"trainer.total_steps={steps}")
+        made.append((tmp_path / "made.txt").read_text())
+        (tmp_path / "made.txt").unlink()
+    assert made[0] == made[1]
+    measured = rows(tmp_path / "g4/metrics.jsonl")
+    assert len(measured) == 4 and all(r["faults"] == 0 and r["reward"] > 0 for r in measured)
+    more = ("trainer.total_steps=4", "placement.mode=processes")
+    bessemer(tmp_path, "run", "grpo.yaml", "out=w4", *more)
+    for name in ("model.safetensors", "train.safetensors"):
+        here, there = (checkpoint(tmp_path / out) / name for out in ("g4", "w4"))
+        assert here.read_bytes() == there.read_bytes()

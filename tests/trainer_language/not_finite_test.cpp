@@ -103,13 +103,49 @@ TEST_CASE("weights that cannot be judged are not good either") {
   }
 }
 
+/// Environments of a server that is away whenever `away` says so of a number of resets.
+class Elsewhere final : public EnvBatch {
+ public:
+  Elsewhere(std::unique_ptr<EnvBatch> here, int64_t& resets, std::function<bool(int64_t)> away)
+      : here_(std::move(here)), resets_(resets), away_(std::move(away)) {}
+  const Spec& spec() const override { return here_->spec(); }
+  int64_t num_envs() const override { return here_->num_envs(); }
+  Autoreset autoreset() const override { return here_->autoreset(); }
+  void reset(std::span<const uint64_t> seeds, const Options& options, std::span<const uint8_t> mask,
+             const StepBuffers& out) override {
+    if (away_(++resets_)) fail<IoError>("the server is gone");
+    here_->reset(seeds, options, mask, out);
+  }
+  void step(const Actions& actions, const StepBuffers& out) override { here_->step(actions, out); }
+  void send(const Actions& actions, std::span<const int64_t> ids) override {
+    here_->send(actions, ids);
+  }
+  int64_t recv(int64_t at_least, const StepBuffers& out, std::span<int64_t> ids) override {
+    return here_->recv(at_least, out, ids);
+  }
+  std::string save(int64_t env) const override { return here_->save(env); }
+  void load(int64_t env, std::string_view state) override { here_->load(env, state); }
+  void render(int64_t env, Canvas& canvas) const override { here_->render(env, canvas); }
+  std::string fault_reason(int64_t row) const override { return here_->fault_reason(row); }
+  void observe(const StepBuffers& out) const override { here_->observe(out); }
+
+ private:
+  std::unique_ptr<EnvBatch> here_;
+  int64_t& resets_;
+  std::function<bool(int64_t)> away_;
+};
+
 TEST_CASE("after any other error a run stands where its iteration began") {
-  RunConfig config = toy_config("grpo");
-  int64_t plays = 0;
+  const RunConfig config = toy_config("grpo");
+  const auto whole = make_toy(config);
+  run_toy(*whole, 3);
+  int64_t resets = 0, made = 0;
+  std::function<bool(int64_t)> away;
   const EnvFactory envs = [&](const BatchOptions& options) {
-    if (++plays == 4) fail<IoError>("the server is gone");  // 1: the spec, 2 and 3: two iterations
-    return low_bytes()(options);
+    ++made;
+    return std::make_unique<Elsewhere>(low_bytes()(options), resets, away);
   };
+  away = [](int64_t reset) { return reset == 3 || reset == 4; };  // kept ones, then new ones
   Grpo lost(config, toy_pool(), envs);
   run_toy(lost, 2);
   const std::string before = saved(lost);
@@ -117,8 +153,14 @@ TEST_CASE("after any other error a run stands where its iteration began") {
   bool same = saved(lost) == before;
   CHECK(same);
   run_toy(lost, 1);
-  const auto whole = make_toy(config);
-  run_toy(*whole, 3);
   same = saved(lost) == saved(*whole);
+  CHECK(same);
+
+  resets = made = 0;
+  away = [](int64_t reset) { return reset == 3; };
+  Grpo kept(config, toy_pool(), envs);
+  run_toy(kept, 3);
+  CHECK(made == 3);  // for the spec, for two plays, and after they were gone
+  same = saved(kept) == saved(*whole);
   CHECK(same);
 }

@@ -166,7 +166,7 @@ std::vector<Text> PairTrainer::held_out_pairs(int64_t count, int64_t seed) {
   play.first_sequence = uint64_t{1} << 62;
   for (int64_t i = 0; i < count; ++i) play.seeds.push_back(static_cast<uint64_t>(seed + i));
   const std::vector<Episode> episodes =
-      play_episodes(task(config_.eval.split), *sampler_, *model_.tokenizer, play, &pool_);
+      play_episodes(task(config_.eval.split), *sampler_, *model_.tokenizer, play);
   std::vector<Text> pairs = make_pairs(episodes);
   if (pairs.empty()) fail_pairs(count, episodes);
   return pairs;

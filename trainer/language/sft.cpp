@@ -16,7 +16,7 @@ Sft::Sft(const RunConfig& config, ThreadPool& pool, EnvFactory make_envs)
       std::vector<uint64_t> seeds;
       for (int64_t i = first; i < first + count; ++i) seeds.push_back(item_seed(i));
       std::vector<Text> texts;
-      for (const std::vector<Turn>& turns : oracle_conversations(task("train"), seeds, &pool_))
+      for (const std::vector<Turn>& turns : oracle_conversations(task("train"), seeds))
         texts.push_back(conversation_text(*model_.tokenizer, turns, !completion_only));
       const int64_t context = model_.decoder->config().max_position_embeddings;
       too_long_ = static_cast<int64_t>(

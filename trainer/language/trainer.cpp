@@ -42,7 +42,7 @@ LanguageTrainer::LanguageTrainer(const RunConfig& config, ThreadPool& pool, EnvF
     std::vector<uint64_t> seeds;
     for (int64_t i = 0; i < kItems; ++i) seeds.push_back(item_seed(i));
     std::vector<std::string> texts;
-    for (const std::vector<Turn>& turns : oracle_conversations(task("train"), seeds, &pool_))
+    for (const std::vector<Turn>& turns : oracle_conversations(task("train"), seeds))
       for (const Turn& turn : turns) {
         texts.push_back(cat(role_name(turn.role), '\n'));  // the template's words count, too
         texts.push_back(turn.content);
@@ -77,8 +77,11 @@ int64_t LanguageTrainer::memory_bytes() const {
   return m.weights + m.training + m.activation * tokens + m.shared + cache + good;
 }
 
-EnvFactory LanguageTrainer::task(const std::string& split) const {
-  return make_envs_ ? make_envs_ : split_factory(config_.env, spec_, split);
+EpisodeEnvs& LanguageTrainer::task(const std::string& split) {
+  const auto found = tasks_.find(split);
+  if (found != tasks_.end()) return found->second;
+  EnvFactory make = make_envs_ ? make_envs_ : split_factory(config_.env, spec_, split);
+  return tasks_.try_emplace(split, std::move(make), &pool_).first->second;
 }
 
 uint64_t LanguageTrainer::item_seed(int64_t index) const {
@@ -118,7 +121,7 @@ PlayOptions LanguageTrainer::next_play(int64_t groups, Counters& counters) const
 }
 
 std::vector<Episode> LanguageTrainer::play(const PlayOptions& options, Generator& generator) {
-  return play_episodes(task("train"), generator, *model_.tokenizer, options, &pool_);
+  return play_episodes(task("train"), generator, *model_.tokenizer, options);
 }
 
 PackOptions LanguageTrainer::packing(bool whole, bool divide) const {
@@ -227,7 +230,7 @@ EvalResult LanguageTrainer::judge(int64_t episodes, int64_t seed, bool determini
     if (count > 0) play.reset.push_back({{option, std::to_string(i + 1)}});
   }
   const std::vector<Episode> all =
-      play_episodes(task(config_.eval.split), generator(), *model_.tokenizer, play, &pool_);
+      play_episodes(task(config_.eval.split), generator(), *model_.tokenizer, play);
   EvalResult out;
   out.scores = true;
   double turns = 0, reward = 0, cut = 0, faults = 0;

@@ -2,6 +2,7 @@
 // greedy answers, checkpoints that transformers can load, completions for people.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -58,7 +59,7 @@ class LanguageTrainer : public Algorithm {
 
   bool has_envs() const { return !config_.env.id.empty(); }
   /// Environments of the task's `split`.
-  EnvFactory task(const std::string& split) const;
+  EpisodeEnvs& task(const std::string& split);
   /// Seed of the item number `index` of the run.
   uint64_t item_seed(int64_t index) const;
   Generator& generator();
@@ -86,6 +87,7 @@ class LanguageTrainer : public Algorithm {
   RunConfig config_;
   ThreadPool& pool_;
   EnvFactory make_envs_;
+  std::map<std::string, EpisodeEnvs> tasks_;
   Spec spec_;
   LanguageModel model_;
   nn::NamedTensors named_;
