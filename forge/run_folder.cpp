@@ -69,14 +69,19 @@ RunLock::~RunLock() {
   if (file_ >= 0) ::close(file_);
 }
 
+void check_writable(const RunFolder& folder) {
+  BESSEMER_CHECK(::access(folder.root.c_str(), W_OK | X_OK) == 0, IoError,
+                 "cannot write to the run folder ", folder.root.string(), ": ",
+                 std::strerror(errno));
+}
+
 RunLock create_run_folder(const RunFolder& folder, bool force) {
   const std::string name = folder.root.string();
   try {
     BESSEMER_CHECK(!fs::exists(folder.root) || fs::is_directory(folder.root), ValueError, name,
                    " exists and is no folder");
     fs::create_directories(folder.root);
-    BESSEMER_CHECK(::access(name.c_str(), W_OK | X_OK) == 0, IoError,
-                   "cannot write to the run folder ", name, ": ", std::strerror(errno));
+    check_writable(folder);
     RunLock lock(folder);  // before the look inside: another process may be writing its first file
     fs::remove(folder.recipe() += kUnfinishedFile);  // of a process that was killed
     if (!fs::is_empty(folder.root)) {

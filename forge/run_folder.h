@@ -54,6 +54,9 @@ class RunLock {
   int file_;
 };
 
+/// IoError with the system's reason where nothing can be written there.
+void check_writable(const RunFolder& folder);
+
 /// Makes the folder and locks it. One that holds anything is refused; with `force` a run in it is
 /// removed first, but never files that no run has written. Throws FolderTaken, ValueError
 /// for other files, or IoError with the system's reason.

@@ -370,6 +370,7 @@ struct Beginning {
 RunSummary go_on(const Runner& runner, const Recipe& recipe, const RunFolder& folder,
                  bool with_video) {
   const RunLock lock(folder);
+  check_writable(folder);
   Session session(runner, provide(runner, recipe), folder);
   const fs::path checkpoint = latest_checkpoint(folder.checkpoints());
   if (!checkpoint.empty()) {

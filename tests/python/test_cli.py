@@ -170,8 +170,12 @@ def test_no_write_permission_is_a_clear_error(tmp_path):
     assert "cannot make the run folder" in bessemer("run", CARTPOLE, "out=/proc/x", expect=1).stderr
     if os.geteuid() == 0:
         return  # root may write anywhere else
-    tmp_path.chmod(0o500)
-    assert "ermission denied" in bessemer("run", CARTPOLE, f"out={tmp_path}", expect=1).stderr
+    done = tmp_path / "done"
+    bessemer("run", CARTPOLE, f"out={done}", *SMALL)
+    for folder in (done, tmp_path):
+        folder.chmod(0o500)
+    for words in (["run", CARTPOLE, f"out={tmp_path}"], ["run", "--resume", done]):
+        assert "ermission denied" in bessemer(*words, expect=1).stderr
 
 
 LONG = ["trainer.total_steps=102400", "eval.episodes=3", "checkpoint.every=10240"]
