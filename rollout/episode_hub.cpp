@@ -45,6 +45,7 @@ void EpisodeHub::publish(int64_t version) {
 }
 
 void EpisodeHub::submit(const PlayOptions& play) {
+  check_play(play);
   const std::lock_guard lock(mutex_);
   const auto groups = static_cast<int64_t>(play.seeds.size());
   const int64_t count = std::min(groups, kJobsOfAWorker * static_cast<int64_t>(names().size()));
@@ -90,12 +91,15 @@ uint64_t EpisodeHub::receive(size_t worker, Message& message) {
   bool right = episodes.size() == wanted;
   uint64_t sampled = 0;
   for (size_t i = 0; right && i < wanted; ++i) {
-    right = episodes[i].sequence == job->play.first_sequence + i;
+    const auto version = static_cast<uint64_t>(seats_[worker].task_version);
+    right = episodes[i].sequence == job->play.first_sequence + i &&
+            std::ranges::all_of(episodes[i].version, [=](uint64_t v) { return v == version; });
     sampled += static_cast<uint64_t>(episodes[i].length());
   }
   if (!right) {
     wire::refuse(Code::malformed, "[episodes] job ", job->number, " asked for ", wanted,
-                 " sequences from ", job->play.first_sequence, " on; others came");
+                 " sequences from ", job->play.first_sequence, " on with weights of version ",
+                 seats_[worker].task_version, "; others came");
   }
   job->episodes = std::move(episodes);
   job->done = true;

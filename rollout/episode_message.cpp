@@ -9,6 +9,8 @@ using wire::Message;
 
 namespace {
 
+constexpr int64_t kMostEpisodes = int64_t{1} << 31;  // of one task
+
 /// Keys of draws are unsigned; on the wire they are the same 64 bits.
 template <class T>
 constexpr Dtype wire_dtype() {
@@ -32,9 +34,14 @@ void read_column(const Message& message, const char* name, std::vector<T>& colum
 
 }  // namespace
 
-void write_play(Message& message, const PlayOptions& play) {
+void check_play(const PlayOptions& play) {
   BESSEMER_CHECK(play.reset.empty() && play.sampling.stop.empty() && play.sampling.stop_ids.empty(),
                  ValueError, "[episodes] workers take no reset options and no stop strings or ids");
+  BESSEMER_CHECK(!play.seeds.empty() && play.size >= 1, ValueError, "[episodes] ",
+                 play.seeds.size(), " groups of ", play.size);
+}
+
+void write_play(Message& message, const PlayOptions& play) {
   const SamplingOptions& sampling = play.sampling;
   message.fields.set("size", play.size);
   message.fields.set("sequence", play.first_sequence);
@@ -54,7 +61,10 @@ PlayOptions read_play(const Message& message) {
   play.sampling.top_p = message.fields.number("top_p");
   play.sampling.max_tokens = message.fields.integer("max_tokens");
   read_column(message, "seeds", play.seeds);
-  if (play.size < 1) wire::refuse(Code::malformed, "[episodes] groups of ", play.size);
+  const auto groups = static_cast<int64_t>(play.seeds.size());
+  if (groups < 1 || play.size < 1 || play.size > kMostEpisodes / groups) {
+    wire::refuse(Code::malformed, "[episodes] ", groups, " groups of ", play.size);
+  }
   return play;
 }
 

@@ -7,8 +7,9 @@
 
 namespace bessemer {
 
-/// Adds what is to be played, whose arrays must outlive the sending. ValueError for reset options
-/// and stop strings, which only evaluations have.
+/// ValueError for reset options and stop strings, which only evaluations have, and for no groups.
+void check_play(const PlayOptions& play);
+/// Adds what is to be played, which passed check_play() and must outlive the sending.
 void write_play(wire::Message& message, const PlayOptions& play);
 PlayOptions read_play(const wire::Message& message);
 

@@ -26,12 +26,17 @@ class Play {
   }
 
   std::vector<Episode> run() {
-    begin();
-    int64_t open = rows_;
-    while (open > 0) {
-      generator_.step();
-      const std::vector<Generator::Finished> finished = generator_.take();
-      if (!finished.empty()) open -= answer(finished);
+    try {
+      begin();
+      int64_t open = rows_;
+      while (open > 0) {
+        generator_.step();
+        const std::vector<Generator::Finished> finished = generator_.take();
+        if (!finished.empty()) open -= answer(finished);
+      }
+    } catch (...) {  // its sequences must not go on in the generator's next play
+      if (first_handle_ >= 0) generator_.forget_from(first_handle_);
+      throw;
     }
     envs_.give(std::move(table_));
     return std::move(episodes_);
@@ -178,7 +183,7 @@ class Play {
   std::unique_ptr<EpisodeTable> table_;
   std::vector<Episode> episodes_;
   std::vector<Chat> chats_;
-  int64_t first_handle_ = 0;
+  int64_t first_handle_ = -1;  // none was added yet
 };
 
 }  // namespace

@@ -150,6 +150,18 @@ void Generator::release(int64_t handle) {
   collect();
 }
 
+void Generator::forget_from(int64_t first) {
+  for (auto& group : groups_) {
+    for (Sequence& s : group->sequences) {
+      if (s.handle < first) continue;
+      drop(s);
+      s.state = Sequence::State::done;
+    }
+  }
+  std::erase_if(finished_, [&](const Finished& f) { return f.handle >= first; });
+  collect();
+}
+
 /// Forgets groups of which nothing is left.
 void Generator::collect() {
   std::erase_if(groups_, [&](const auto& group) {
@@ -175,15 +187,7 @@ std::vector<Completion> Generator::generate(std::span<const Prompt> prompts,
     while (step()) {
     }
   } catch (...) {  // what was added here must not go on in the next call
-    for (auto& group : groups_) {
-      for (Sequence& s : group->sequences) {
-        if (s.handle < first) continue;
-        drop(s);
-        s.state = Sequence::State::done;
-      }
-    }
-    std::erase_if(finished_, [&](const Finished& f) { return f.handle >= first; });
-    collect();
+    forget_from(first);
     throw;
   }
   std::vector<Completion> out(static_cast<size_t>(next_handle_ - first));

@@ -117,6 +117,8 @@ class Generator {
   /// follow what is there, and a new completion follows them. The cache of earlier tokens is used.
   void extend(int64_t handle, std::span<const int32_t> tokens, const SamplingOptions& sampling);
   void release(int64_t handle);
+  /// Drops all sequences from this handle on, finished or not: their caller failed.
+  void forget_from(int64_t first);
 
   /// Names the decoder's weights in completions. Weights may change between steps: sequences in
   /// flight keep their tokens, log-probabilities and versions, and their cache is computed again

@@ -71,6 +71,10 @@ struct TaskHub::Door final : wire::Service {
     const std::lock_guard lock(hub.mutex_);
     const size_t worker = worker_of(session);
     const uint64_t id = message.id;
+    if (hub.seats_[worker].open_pull != 0) {
+      wire::refuse(Code::mismatch, "[workers] ", hub.names_[worker],
+                   " asks for a second task while it waits for one");
+    }
     if (message.type == "samples") {
       receive(worker, message);
     } else if (message.type == "failed") {
@@ -128,10 +132,11 @@ struct TaskHub::Door final : wire::Service {
   /// The worker could not: its environments, its policy's numbers, or, before any task, its setup.
   void fail_task(size_t worker, const Message& message) {
     Seat& seat = hub.seats_[worker];
+    seat.has_weights = false;  // it begins anew, whoever wants to know
     if (message.fields.find("task") && (!seat.busy || message.fields.count("task") != seat.task))
       return;  // what is not wanted any more
     hub.failure_ = {message.fields.text("kind"), message.fields.text("message")};
-    seat.busy = seat.has_weights = false;
+    seat.busy = false;
     hub.left(worker);
     hub.changed_.notify_all();
   }
@@ -214,13 +219,13 @@ void TaskHub::listen() {
 }
 
 void TaskHub::close() {
-  {
-    const std::lock_guard lock(mutex_);
-    door_->waiting.clear();
-    for (Seat& seat : seats_) seat.open_pull = 0;  // nothing is answered any more
-  }
   door_->server->stop();
   door_->thread.join();
+  {  // what came last may wait still, and nothing is answered any more
+    const std::lock_guard lock(mutex_);
+    door_->waiting.clear();
+    for (Seat& seat : seats_) seat.open_pull = 0;
+  }
   door_->server.reset();
 }
 

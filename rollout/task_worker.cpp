@@ -76,6 +76,7 @@ class Loop {
  private:
   void build() {
     const trace::Span span("build");
+    hash_.reset();
     worker_ = factory_(client_.welcome().fields);
   }
 
@@ -88,9 +89,9 @@ class Loop {
       hash_ = set.hash;
     }
     const uint64_t hash = task.fields.count("weights_hash");
-    if (hash != hash_) {
+    if (!hash_ || hash != *hash_) {
       wire::refuse(Code::mismatch, "[worker] asked to act with weights ", hash, ", here are ",
-                   hash_);
+                   hash_ ? cat(*hash_) : "none");
     }
     using Clock = std::chrono::steady_clock;
     const auto begin = Clock::now();
@@ -102,7 +103,7 @@ class Loop {
   wire::Client& client_;
   const TaskWorkerFactory& factory_;
   std::unique_ptr<TaskWorker> worker_;
-  uint64_t hash_ = 0;
+  std::optional<uint64_t> hash_;  // of what it was assigned
 };
 
 }  // namespace
