@@ -72,6 +72,15 @@ struct RowsOfA {
   int64_t row, col;
 };
 
+/// Pairs of bfloat16 as floats, the odd element first, both as one word.
+BESSEMER_INLINE void take_apart(int64_t n, const float* pairs, int64_t step, float* out) {
+  for (int64_t p = 0; p < n; ++p) {
+    const uint64_t pair = scalar::bits_of(pairs[p * step]);
+    const uint64_t apart = (pair & 0xffff0000u) | pair << 48;
+    __builtin_memcpy(out + 2 * p, &apart, sizeof apart);
+  }
+}
+
 /// A copy as [rows][depth * kParts], rows `gap` floats further apart; pairs are taken apart. Those
 /// of adjacent rows stay side by side: [depth * kParts][rows].
 template <class Step>
@@ -96,10 +105,10 @@ static RowsOfA copy_rows(int64_t rows, int64_t depth, const RowsOfA& a, int64_t 
     const float* from = a.data + i * a.row;
     float* to = out + i * length;
     if constexpr (Step::kParts == 2) {
-      for (int64_t p = 0; p < depth; ++p) {  // both floats as one word
-        const uint64_t pair = scalar::bits_of(from[p * a.col]);
-        const uint64_t apart = (pair & 0xffff0000u) | pair << 48;
-        __builtin_memcpy(to + 2 * p, &apart, sizeof apart);
+      if (a.col == 1) {
+        take_apart(depth, from, 1, to);
+      } else {
+        take_apart(depth, from, a.col, to);
       }
     } else if (a.col == 1) {
       __builtin_memcpy(to, from, static_cast<size_t>(depth) * sizeof(float));
