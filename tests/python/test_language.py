@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import signal
+import statistics
 import subprocess
 
 import pytest
@@ -74,12 +75,21 @@ def test_python_reward_and_prerequisite(tmp_path):
     bessemer(tmp_path, "run", "grpo.yaml", "out=g")
     (first,) = (tmp_path / "runs").iterdir()
     assert first.name.startswith("sft-") and (first / "eval.json").exists()
+    said = rows(tmp_path / "g/completions.jsonl")
+    tokens = 0
     for row in rows(tmp_path / "g/metrics.jsonl"):
+        # every answer of so small an iteration is kept: what its row says of them, as TRL would
+        own = [s for s in said if s["kind"] == "train" and s["step"] == row["step"]]
+        rewards = [s["reward"] for s in own]
+        assert row["reward"] == pytest.approx(statistics.mean(rewards))
+        assert row["reward_std"] == pytest.approx(statistics.stdev(rewards))
+        frame = len("_user\n") + len("_\n") + len("_assistant\n")  # _ is one token
+        tokens += sum(frame + len(s["prompt"]) + len(s["token_ids"]) for s in own)
+        assert row["num_tokens"] == tokens
         assert row["mismatch_kl"] == 0
         assert row["sampling/importance_sampling_ratio/min"] == 1
         assert row["sampling/importance_sampling_ratio/max"] == 1
         assert row["reward"] <= 0 and row["faults"] == 0 and "rewards/env/mean" in row
-    said = rows(tmp_path / "g/completions.jsonl")
     assert {s["kind"] for s in said} == {"train", "eval"}
     assert all(len(s["tokens"]) == len(s["log_probs"]) == len(s["token_ids"]) for s in said)
 

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <numeric>
 
 #include "autograd/engine.h"
@@ -16,9 +17,19 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr size_t kShown = 8;  // completions of an iteration that are kept for people
 
-double mean_of(const std::vector<float>& values) {
+template <class T>
+double mean_of(const std::vector<T>& values) {
   if (values.empty()) return 0;
   return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
+
+/// Unbiased, as TRL's.
+double deviation_of(const std::vector<double>& values) {
+  if (values.size() < 2) return 0;
+  const double mean = mean_of(values);
+  double squares = 0;
+  for (const double x : values) squares += (x - mean) * (x - mean);
+  return std::sqrt(squares / static_cast<double>(values.size() - 1));
 }
 
 }  // namespace
@@ -175,6 +186,7 @@ void OnlineTrainer::learn(Metrics& metrics) {
   add_references(samples);
   prepare(samples, metrics);
   report(samples, metrics);
+  count_tokens(texts_of(samples), metrics);
 
   const auto size = static_cast<size_t>(config_.rollout.language.size);
   const auto per_batch = static_cast<size_t>(config_.trainer.batch_size) / size;
@@ -307,6 +319,7 @@ double OnlineTrainer::update(std::span<const Sample> samples, Metrics& metrics, 
 void OnlineTrainer::report(const std::vector<Sample>& samples, Metrics& metrics) const {
   const auto size = static_cast<size_t>(config_.rollout.language.size);
   double faults = 0;
+  std::map<std::string, std::vector<double>> rewards;
   for (const Sample& sample : samples) {
     const Episode& episode = sample.episode;
     if (!episode.fault.empty()) {
@@ -319,35 +332,31 @@ void OnlineTrainer::report(const std::vector<Sample>& samples, Metrics& metrics)
                   static_cast<double>(updates() - static_cast<int64_t>(episode.version[0])) /
                       static_cast<double>(config_.steps_per_iteration()),
                   Reduction::max);
-    metrics.mean("reward", episode.reward);
-    if (scorer_) metrics.mean("rewards/env/mean", sample.env_reward);
+    rewards["reward"].push_back(episode.reward);
+    if (scorer_) rewards["rewards/env/"].push_back(sample.env_reward);
     for (size_t c = 0; c < episode.components.size(); ++c) {
       const std::string& name = spec_.rewards[c].name;
-      metrics.mean(cat("rewards/", name.substr(name.find('.') + 1), "/mean"),
-                   episode.components[c]);
+      rewards[cat("rewards/", name.substr(name.find('.') + 1), "/")].push_back(
+          episode.components[c]);
     }
     if (reference_) metrics.mean("kl", sample.kl, length);
     metrics.mean("completions/mean_length", length);
     metrics.add("completions/min_length", length, Reduction::min);
     metrics.add("completions/max_length", length, Reduction::max);
     metrics.mean("completions/clipped_ratio", episode.cut);
-    if (!episode.cut) metrics.mean("completions/mean_terminated_length", length);
+    if (!episode.cut) {
+      metrics.mean("completions/mean_terminated_length", length);
+      metrics.add("completions/min_terminated_length", length, Reduction::min);
+      metrics.add("completions/max_terminated_length", length, Reduction::max);
+    }
     metrics.mean("completions/turns", static_cast<double>(episode.turns));
-    metrics.add("num_tokens", length, Reduction::sum);
+  }
+  for (const auto& [name, values] : rewards) {
+    const bool all = name == "reward";
+    metrics.mean(all ? name : cat(name, "mean"), mean_of(values));
+    metrics.mean(all ? "reward_std" : cat(name, "std"), deviation_of(values));
   }
   metrics.mean("faults", faults / static_cast<double>(samples.size()));
-  for (size_t first = 0; size > 1 && first < samples.size(); first += size) {
-    double sum = 0, squares = 0, n = 0;
-    for (size_t i = first; i < first + size; ++i) {
-      const double r = samples[i].episode.reward;
-      if (std::isnan(r)) continue;
-      sum += r;
-      squares += r * r;
-      n += 1;
-    }
-    const double variance = n < 2 ? 0 : std::max(0.0, (squares - sum * sum / n) / (n - 1));
-    metrics.mean("reward_std", std::sqrt(variance));
-  }
   const auto groups = static_cast<double>(samples.size() / size);
   if (size > 1)
     metrics.mean("frac_reward_zero_std",

@@ -238,7 +238,7 @@ void RewardTrainer::learn(Metrics& metrics) {
     add_rewards(part, both, static_cast<double>(chosen.size()), metrics);
   }
   metrics.mean("loss", loss);
-  metrics.last("num_tokens", tokens);
+  count_tokens(pairs, metrics);
   optimise(loss, metrics);
   metrics.last("time/tokens_per_second", tokens / seconds_since(start));
 }
@@ -325,7 +325,7 @@ void Dpo::learn(Metrics& metrics) {
     add_preferences(part, sequence_sums(active.span, log_prob.values<float>()), metrics);
   }
   metrics.mean("loss", loss);
-  metrics.last("num_tokens", tokens);
+  count_tokens(pairs, metrics);
   optimise(loss, metrics);
   metrics.last("time/tokens_per_second", tokens / seconds_since(start));
 }

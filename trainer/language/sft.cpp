@@ -69,7 +69,7 @@ void Sft::learn(Metrics& metrics) {
   }
   metrics.mean("loss", sums.loss);
   metrics.mean("mean_token_accuracy", sums.right / sums.tokens);
-  metrics.last("num_tokens", computed);
+  count_tokens(texts, metrics);
   optimise(sums.loss, metrics);
   const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
   metrics.last("time/tokens_per_second", computed / spent.count());

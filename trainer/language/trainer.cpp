@@ -128,6 +128,13 @@ PackOptions LanguageTrainer::packing(bool whole, bool divide) const {
   return {config_.trainer.language.micro_tokens, whole, divide};
 }
 
+void LanguageTrainer::count_tokens(std::span<const Text> texts, Metrics& metrics) {
+  for (const Text& text : texts)
+    for (const Continuation& one : text.continuations)
+      counters_.tokens += static_cast<int64_t>(text.prompt.size() + one.tokens.size());
+  metrics.last("num_tokens", static_cast<double>(counters_.tokens));
+}
+
 double LanguageTrainer::learning_rate() const {
   const TrainerConfig& t = config_.trainer;
   const auto step = static_cast<double>(steps_);

@@ -55,6 +55,7 @@ class LanguageTrainer : public Algorithm {
     int64_t items = 0;        // of the data, the environment's items included
     int64_t completions = 0;  // sampled, each with draws of its own
     int64_t shuffles = 0;     // orders of minibatches
+    int64_t tokens = 0;       // learned from, prompts included
   };
 
   bool has_envs() const { return !config_.env.id.empty(); }
@@ -71,6 +72,9 @@ class LanguageTrainer : public Algorithm {
   PackOptions packing(bool whole = false, bool divide = true) const;
 
   double learning_rate() const;
+  /// Counts what a step or an iteration learns from into "num_tokens", the tokens so far; as TRL
+  /// does, a prompt counts with each of its answers.
+  void count_tokens(std::span<const Text> texts, Metrics& metrics);
   /// Appends what `measured` holds to the means of an evaluation, as "eval/NAME".
   static void add_means(const Metrics& measured, EvalResult& result);
   /// Before anything is trained: a run without an environment is judged by what is held out of its

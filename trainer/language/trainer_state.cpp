@@ -46,7 +46,8 @@ void LanguageTrainer::save_state(const fs::path& folder, const Counters& counter
   state["updates"] = updates();
   state["counters"] = {{"items", counters.items},
                        {"completions", counters.completions},
-                       {"shuffles", counters.shuffles}};
+                       {"shuffles", counters.shuffles},
+                       {"tokens", counters.tokens}};
   Json trainable = Json::object();
   for (auto& [name, tensor] : named_) trainable[name] = tensor.requires_grad();
   state["trainable"] = std::move(trainable);
@@ -83,6 +84,7 @@ void LanguageTrainer::load_state(const fs::path& folder) {
   counters_.items = state_member<int64_t>(stored, path, "items");
   counters_.completions = state_member<int64_t>(stored, path, "completions");
   counters_.shuffles = state_member<int64_t>(stored, path, "shuffles");
+  counters_.tokens = state_member<int64_t>(stored, path, "tokens");
   steps_ = state_member<int64_t>(state, path, "steps");
   adam_->set_steps(state_member<int64_t>(state, path, "updates"));
 }
