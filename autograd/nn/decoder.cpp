@@ -41,6 +41,18 @@ Shape layer_shape(const DecoderConfig& c, size_t weight) {
   }
 }
 
+/// Asks for what operations look up of weights before they read one element: headers, storages,
+/// packed forms. While a token is decoded all weights pass through the caches, so each of these
+/// waits for memory, one for the other; those of a layer, asked for together, wait once.
+void look_up(std::span<const Tensor> weights) {
+  for (const Tensor& weight : weights) {
+    const TensorImpl* header = weight.impl();
+    __builtin_prefetch(&header->shape[1]);
+    __builtin_prefetch(&header->strides[1]);
+    __builtin_prefetch(header->storage->packed);
+  }
+}
+
 }  // namespace
 
 DecoderConfig DecoderConfig::checked() const {
@@ -134,6 +146,11 @@ Tensor Decoder::layer(size_t index, const Tensor& x, const Tensor& positions,
                       const Attend& attend) const {
   const std::span<const Tensor> w = layer_weights(index);
   const int64_t tokens = x.size(0), dim = config_.head_dim;
+  const Paged* paged = std::get_if<Paged>(&attend);
+  if (paged) {
+    look_up(w);
+    look_up({&paged->layers[index].k, 2});
+  }
   const Tensor h = rms_norm(x, w[kInputNorm], config_.rms_norm_eps);
   auto heads = [&](LayerWeight which, int64_t count) {
     return reshape(linear(h, w[which]), {tokens, count, dim});
@@ -142,13 +159,12 @@ Tensor Decoder::layer(size_t index, const Tensor& x, const Tensor& positions,
   const Tensor k = rope(heads(kK, config_.num_key_value_heads), positions, config_.rope_theta);
   const Tensor v = heads(kV, config_.num_key_value_heads);
   Tensor seen;
-  if (const Packed* packed = std::get_if<Packed>(&attend)) {
-    seen = attention(q, k, v, packed->segments);
+  if (paged) {
+    const KvPages& pages = paged->layers[index];
+    kv_write(pages.k, pages.v, k, v, paged->slots);
+    seen = attention_paged(q, pages.k, pages.v, paged->table, paged->queries, paged->lengths);
   } else {
-    const Paged& paged = std::get<Paged>(attend);
-    const KvPages& pages = paged.layers[index];
-    kv_write(pages.k, pages.v, k, v, paged.slots);
-    seen = attention_paged(q, pages.k, pages.v, paged.table, paged.queries, paged.lengths);
+    seen = attention(q, k, v, std::get<Packed>(attend).segments);
   }
   const Tensor middle = x + linear(reshape(seen, {tokens, -1}), w[kO]);
   const Tensor n = rms_norm(middle, w[kPostNorm], config_.rms_norm_eps);

@@ -73,6 +73,13 @@ struct TokenStats {
   float entropy;       // -sum(p log p)
 };
 
+/// Of a row's softmax, to draw from it.
+struct TokenWeights {
+  float max, log_sum;  // as in TokenStats
+  int64_t block;       // the first block of kWeightBlock elements that has the largest
+};
+inline constexpr int64_t kWeightBlock = 256;
+
 struct KernelTable {
   const char* isa;  // "baseline", "avx2", "avx512"
   int vector_floats;
@@ -149,6 +156,11 @@ struct KernelTable {
   /// log_softmax_rows, entropy (where asked) with those of -sum(exp(l) * l) over its result.
   void (*token_stats_rows)(int64_t rows, int64_t n, const float* raw, int64_t row_stride,
                            float scale, const int64_t* targets, bool entropy, TokenStats* stats);
+  /// weights[i] = exp(z[i] - max) for z = raw * scale, and their sums over blocks of kWeightBlock;
+  /// max and log_sum have the bits of token_stats_rows. Where raw or the
+  /// largest z is not finite, neither is max, and nothing is written.
+  TokenWeights (*token_weights)(int64_t n, const float* raw, float scale, float* weights,
+                                float* block_sums);
   /// raw becomes its own gradient: dz = g_log_prob (onehot - p) - g_entropy p (log p + entropy),
   /// d raw = dz * scale, d_scale[r] = sum(dz * raw). Null: a gradient that is 0, a sum not wanted.
   void (*token_backward_rows)(int64_t rows, int64_t n, float* raw, int64_t row_stride, float scale,

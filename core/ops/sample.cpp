@@ -2,7 +2,6 @@
 // whole vocabulary, before truncation, with the bits of linear_cross_entropy for the same logits.
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <vector>
 
 #include "core/ops/family.h"
@@ -15,8 +14,10 @@ namespace {
 /// sums over blocks of tokens, and how to truncate them.
 template <class T>
 struct Row {
-  static constexpr int64_t kBlock = 256;
+  static constexpr int64_t kBlock = cpu::kWeightBlock;
   std::vector<T> weight, block;
+  T max = 0, log_sum = 0;  // of z
+  int64_t top_block = 0;   // the first with the largest z
   double total = 0;
   int64_t top_k = 0;
   double top_p = 1;
@@ -24,34 +25,35 @@ struct Row {
   int64_t size() const { return static_cast<int64_t>(weight.size()); }
 };
 
-/// z = logits * scale and its exponentials; the largest z.
-double fill(Row<double>& row, const double* logits, double scale) {
+/// From z = logits * scale; false where a logit or the largest z is not finite.
+bool fill(Row<double>& row, const double* logits, double scale) {
   const int64_t n = row.size();
-  double max = logits[0] * scale;
-  for (int64_t i = 1; i < n; ++i) max = std::max(max, logits[i] * scale);
-  for (int64_t i = 0; i < n; ++i)
-    row.weight[static_cast<size_t>(i)] = std::exp(logits[i] * scale - max);
+  if (!std::all_of(logits, logits + n, [](double x) { return std::isfinite(x); })) return false;
+  const auto top = std::max_element(logits, logits + n) - logits;
+  row.max = logits[top] * scale;
+  row.top_block = top / Row<double>::kBlock;
+  if (!std::isfinite(row.max)) return false;
+  row.total = 0;
   for (size_t b = 0; b < row.block.size(); ++b) {
-    const size_t first = b * Row<double>::kBlock;
+    const int64_t first = static_cast<int64_t>(b) * Row<double>::kBlock;
     row.block[b] = 0;
-    for (size_t i = first; i < std::min(first + Row<double>::kBlock, row.weight.size()); ++i)
-      row.block[b] += row.weight[i];
+    for (int64_t i = first; i < std::min(first + Row<double>::kBlock, n); ++i)
+      row.block[b] += row.weight[static_cast<size_t>(i)] = std::exp(logits[i] * scale - row.max);
+    row.total += row.block[b];
   }
-  return max;
+  row.log_sum = std::log(row.total);
+  return true;
 }
-float fill(Row<float>& row, const float* logits, float scale) {
-  const cpu::KernelTable& k = cpu::kernels();
-  const int64_t n = row.size(), whole = n / Row<float>::kBlock;
-  float* w = row.weight.data();
-  float max;
-  k.binary_f32[static_cast<int>(OpId::mul) - kUnaryOps](n, w, 1, logits, 1, &scale, 0);
-  k.max_rows(1, n, w, n, &max);
-  k.binary_f32[static_cast<int>(OpId::sub) - kUnaryOps](n, w, 1, w, 1, &max, 0);
-  k.unary_f32[static_cast<int>(OpId::exp)](n, w, 1, w, 1);
-  k.sum_rows(whole, Row<float>::kBlock, w, Row<float>::kBlock, row.block.data());
-  const int64_t done = whole * Row<float>::kBlock;
-  if (done < n) k.sum_rows(1, n - done, w + done, n - done, row.block.data() + whole);
-  return max;
+bool fill(Row<float>& row, const float* logits, float scale) {
+  const cpu::TokenWeights t =
+      cpu::kernels().token_weights(row.size(), logits, scale, row.weight.data(), row.block.data());
+  if (!std::isfinite(t.max)) return false;
+  row.max = t.max;
+  row.log_sum = t.log_sum;
+  row.top_block = t.block;
+  row.total = 0;
+  for (const float sum : row.block) row.total += static_cast<double>(sum);
+  return true;
 }
 
 /// Tokens by falling weight, equal ones by index.
@@ -73,10 +75,14 @@ void truncate(const Row<T>& row, std::vector<int64_t>& tokens) {
     const bool all = threshold < T(1e-36);
     double sum = 0;
     tokens.clear();
-    for (int64_t i = 0; i < row.size(); ++i) {
-      if (!all && !(weight[i] >= threshold)) continue;
-      tokens.push_back(i);
-      sum += static_cast<double>(weight[i]);
+    for (size_t b = 0; b < row.block.size(); ++b) {
+      if (!all && !(row.block[b] >= threshold)) continue;  // no weight is above its block's sum
+      const int64_t first = static_cast<int64_t>(b) * Row<T>::kBlock;
+      for (int64_t i = first; i < std::min(first + Row<T>::kBlock, row.size()); ++i) {
+        if (!all && !(weight[i] >= threshold)) continue;
+        tokens.push_back(i);
+        sum += static_cast<double>(weight[i]);
+      }
     }
     const bool enough = row.top_k > 0 ? static_cast<int64_t>(tokens.size()) >= row.top_k
                                       : sum >= row.top_p * row.total;
@@ -163,28 +169,12 @@ void check_options(const RowOptions& o, int64_t row) {
 }
 
 template <class T>
-void check_logits(const T* logits, int64_t n, int64_t row) {
-  bool finite = true;
-  for (int64_t i = 0; i < n; ++i) finite &= std::abs(logits[i]) <= std::numeric_limits<T>::max();
-  if (finite) return;
+[[noreturn]] void refuse_logits(const T* logits, int64_t n, int64_t row, double temperature) {
   for (int64_t i = 0; i < n; ++i)
     BESSEMER_CHECK(std::isfinite(logits[i]), NotFiniteError, "[sample_tokens] logits[", row, ", ",
                    i, "] is ", logits[i]);
-}
-
-/// max, log(sum(exp(z - max))) and log_prob of z = logits * scale at `token`.
-cpu::TokenStats stats_of(const float* logits, int64_t n, float scale, int64_t token) {
-  cpu::TokenStats stats;
-  cpu::kernels().token_stats_rows(1, n, logits, n, scale, &token, false, &stats);
-  return stats;
-}
-float log_prob_of(const Row<float>&, const float* logits, int64_t n, float scale, float,
-                  int64_t token) {
-  return stats_of(logits, n, scale, token).log_prob;
-}
-double log_prob_of(const Row<double>& row, const double* logits, int64_t, double scale, double max,
-                   int64_t token) {
-  return logits[token] * scale - max - std::log(row.total);
+  fail<NotFiniteError>("[sample_tokens] logits of row ", row, " over a temperature of ",
+                       temperature, " are not finite");
 }
 
 template <class T>
@@ -196,26 +186,22 @@ template <class T>
 Draw<T> draw(const T* logits, int64_t r, const RowOptions& o, Row<T>& row,
              std::vector<int64_t>& tokens) {
   const int64_t n = row.size();
-  check_logits(logits, n, r);
   const T scale = o.temperature == 0 ? T(1) : T(1) / static_cast<T>(o.temperature);
-  const T max = fill(row, logits, scale);
-  BESSEMER_CHECK(std::isfinite(max) && std::isfinite(scale), NotFiniteError,
-                 "[sample_tokens] logits of row ", r, " over a temperature of ", o.temperature,
-                 " are not finite");
-  row.total = 0;
-  for (const T sum : row.block) row.total += static_cast<double>(sum);
+  if (!std::isfinite(scale) || !fill(row, logits, scale))
+    refuse_logits(logits, n, r, o.temperature);
   row.top_k = o.top_k < n ? o.top_k : 0;
   row.top_p = o.top_p;
   int64_t token;
   if (o.temperature == 0) {
-    token = std::max_element(logits, logits + n) - logits;
+    const T* first = logits + row.top_block * Row<T>::kBlock;
+    token = std::max_element(first, std::min(first + Row<T>::kBlock, logits + n)) - logits;
   } else if (row.top_k == 0 && row.top_p >= 1) {
     token = invert(row, o.uniform);
   } else {
     truncate(row, tokens);
     token = invert(row, tokens, o.uniform);
   }
-  return {token, log_prob_of(row, logits, n, scale, max, token)};
+  return {token, (logits[token] * scale - row.max) - row.log_sum};
 }
 
 void sample_cpu(const Tensor* const* in, const Attrs&, Tensor* out) {

@@ -1,4 +1,5 @@
-// Log-probability, entropy and gradient of one token a row from its raw logits. Sums follow the
+// Log-probability, entropy and gradient of one token a row from its raw logits, and what a token is
+// drawn from. Sums follow the
 // rows they stand for: log_softmax_rows for the log-probability, the row `sum` (blocks of kSumBlock
 // elements, their sums summed alike) for the entropy.
 #include "core/cpu/isa/isa.h"
@@ -10,7 +11,7 @@ namespace bessemer::cpu::BESSEMER_ISA {
 namespace {
 
 constexpr int64_t kSumBlock = 4096;
-constexpr int64_t kPart = 256;  // elements worked on at a time, in L1
+constexpr int64_t kPart = kWeightBlock;  // elements worked on at a time, in L1
 
 BESSEMER_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -83,6 +84,51 @@ void token_stats_rows(int64_t rows, int64_t n, const float* raw, int64_t row_str
   }
 }
 
+TokenWeights token_weights(int64_t n, const float* raw, float scale, float* weights,
+                           float* block_sums) {
+  alignas(64) float part[kPart];
+  TokenWeights t{-scalar::kInfinity, 0.0f, 0};
+  Lanes odd = lanes_all(0.0f);  // x - x: NaN where x is not finite
+  for (int64_t first = 0; first < n; first += kPart) {
+    const int64_t count = least(n - first, kPart);
+    const float* x = raw + first;
+    int64_t i = 0;
+    for (; i + 16 <= count; i += 16) odd = odd + (lanes_load(x + i) - lanes_load(x + i));
+    const Lanes rest = lanes_load_part(x + i, count - i, 0.0f);
+    odd = odd + (rest - rest);
+    const float max = row_max(count, scaled(count, x, scale, part));
+    if (max > t.max) {
+      t.max = max;
+      t.block = first / kPart;
+    }
+  }
+  const float check = lanes_sum(odd);
+  if (check != check) t.max = check;
+  if (!(scalar::abs(t.max) < scalar::kInfinity)) return t;
+  Lanes sum = lanes_all(0.0f);
+  for (int64_t first = 0; first < n; first += kPart, weights += kPart) {
+    const int64_t count = least(n - first, kPart);
+    const float* z = scaled(count, raw + first, scale, part);
+    const float max = t.max;
+    BESSEMER_ROW_LOOP(count, weights, z, v, scalar::exp(v - max));
+    Lanes own = lanes_all(0.0f);
+    int64_t i = 0;
+    for (; i + 16 <= count; i += 16) {
+      const Lanes w = lanes_load(weights + i);
+      own = own + w;
+      sum = sum + w;
+    }
+    if (i < count) {
+      const Lanes w = lanes_load_part(weights + i, count - i, 0.0f);
+      own = own + w;
+      sum = sum + w;
+    }
+    block_sums[first / kPart] = lanes_sum(own);
+  }
+  t.log_sum = scalar::log(lanes_sum(sum));
+  return t;
+}
+
 struct Slope {
   float max, log_sum, entropy, g_log_prob, g_entropy, scale;
 };
@@ -130,6 +176,7 @@ void token_backward_rows(int64_t rows, int64_t n, float* raw, int64_t row_stride
 
 void fill_cross_entropy(KernelTable& table) {
   table.token_stats_rows = token_stats_rows;
+  table.token_weights = token_weights;
   table.token_backward_rows = token_backward_rows;
 }
 
