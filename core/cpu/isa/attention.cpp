@@ -12,6 +12,15 @@ constexpr int64_t kLanes = 16;
 
 BESSEMER_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
+alignas(64) constexpr int32_t kNumbers[kKeyBlock] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10,
+                                                     11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
+                                                     22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
+BESSEMER_INLINE vi vi_load(const int32_t* p) {
+  vi v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
 /// What a batch of rows carries from block to block.
 struct Batch {
   int64_t rows, dim, padded;  // padded: dim rounded up to 16
@@ -24,40 +33,63 @@ struct Batch {
   int64_t keys[kBatch];  // how many keys the row sees
 };
 
-/// Scores of one row to weights: updates max, sum and the output's scale.
-BESSEMER_INLINE void weigh(Batch& batch, int64_t row, float* scores, int64_t keys) {
-  for (int64_t j = keys; j < kKeyBlock; ++j) scores[j] = -scalar::kInfinity;
-  const Lanes first = lanes_load(scores), second = lanes_load(scores + kLanes);
-  float max = batch.max[row];
-  Lanes top;
+/// A block's scores, 16 from `first` on, without keys that the row does not see.
+BESSEMER_INLINE Lanes seen(const float* scores, int first, int64_t keys) {
+  Lanes x = lanes_load(scores + first);
+  if (keys >= first + kLanes) return x;
+  BESSEMER_PARTS {
+    const vi number = vi_load(kNumbers + first + i * kVec);
+    x.part[i] = number < static_cast<int32_t>(keys) ? x.part[i] : vec_all(-scalar::kInfinity);
+  }
+  return x;
+}
+
+/// Scores of a tile's rows to weights: updates maxima, sums and the outputs' scales. Rows are
+/// worked on side by side, because each waits for its largest score, then for exponentials.
+BESSEMER_INLINE void weigh(Batch& batch, int64_t row, int rows, int64_t first_key) {
+  alignas(64) float change[kLanes] = {};  // of the rows' maxima
+  int64_t keys[kTileQueries];
   bool above = false;
-  BESSEMER_PARTS {
-    top.part[i] = first.part[i] > second.part[i] ? first.part[i] : second.part[i];
-    above |= any_above(top.part[i], vec_all(max));
-  }
-  Lanes sum = lanes_load(batch.lanes[row]);
-  if (above) {
-    alignas(64) float s[kLanes];
-    lanes_store(s, top);
-    float next = max;
-    for (int i = 0; i < kLanes; ++i) next = s[i] > next ? s[i] : next;
-    const float scale = weight_of(max - next);
-    const Lanes scales = lanes_all(scale);
-    float* o = batch.o + row * batch.padded;
-    for (int64_t d = 0; d < batch.padded; d += kLanes) {
-      lanes_store(o + d, lanes_load(o + d) * scales);
+  for (int r = 0; r < rows; ++r) {
+    const float* scores = batch.weights + r * kKeyBlock;
+    keys[r] = least(batch.keys[row + r] - first_key, kKeyBlock);
+    if (keys[r] <= 0) continue;
+    const Lanes first = seen(scores, 0, keys[r]), second = seen(scores, kLanes, keys[r]);
+    Lanes top;
+    BESSEMER_PARTS top.part[i] = first.part[i] > second.part[i] ? first.part[i] : second.part[i];
+    const float next = largest(top), max = batch.max[row + r];
+    if (next > max) {
+      change[r] = max - next;
+      batch.max[row + r] = next;
+      above = true;
     }
-    sum = sum * scales;
-    batch.max[row] = max = next;
   }
-  Lanes p, r;
-  BESSEMER_PARTS {
-    p.part[i] = weight_of(first.part[i] - vec_all(max));
-    r.part[i] = weight_of(second.part[i] - vec_all(max));
+  if (above) {
+    Lanes scales = lanes_load(change);
+    BESSEMER_PARTS scales.part[i] = weight_of(scales.part[i]);
+    lanes_store(change, scales);
+    for (int r = 0; r < rows; ++r) {  // where a maximum stayed, by 1
+      const Lanes scale = lanes_all(change[r]);
+      float *o = batch.o + (row + r) * batch.padded, *sum = batch.lanes[row + r];
+      for (int64_t d = 0; d < batch.padded; d += kLanes) {
+        lanes_store(o + d, lanes_load(o + d) * scale);
+      }
+      lanes_store(sum, lanes_load(sum) * scale);
+    }
   }
-  lanes_store(scores, p);
-  lanes_store(scores + kLanes, r);
-  lanes_store(batch.lanes[row], sum + (p + r));
+  for (int r = 0; r < rows; ++r) {
+    if (keys[r] <= 0) continue;
+    float *scores = batch.weights + r * kKeyBlock, *sum = batch.lanes[row + r];
+    const vf max = vec_all(batch.max[row + r]);
+    Lanes first = seen(scores, 0, keys[r]), second = seen(scores, kLanes, keys[r]);
+    BESSEMER_PARTS {
+      first.part[i] = weight_of(first.part[i] - max);
+      second.part[i] = weight_of(second.part[i] - max);
+    }
+    lanes_store(scores, first);
+    lanes_store(scores + kLanes, second);
+    lanes_store(sum, lanes_load(sum) + (first + second));
+  }
 }
 
 /// Memory to ask for while a tile of rows computes: the scores' chains take one of a block's size,
@@ -88,10 +120,7 @@ void attend_block(Batch& batch, const float* k, const float* v, int64_t v_row, i
       run_chains<true, false, kAhead>({batch.dim, q, batch.dim, 1, k, kKeyBlock, batch.weights,
                                        kKeyBlock, ahead.scores, ahead.step},
                                       rows, kKeyBlock);
-      for (int r = 0; r < rows; ++r) {
-        const int64_t keys = least(batch.keys[row + r] - first_key, kKeyBlock);
-        if (keys > 0) weigh(batch, row + r, batch.weights + r * kKeyBlock, keys);
-      }
+      weigh(batch, row, rows, first_key);
       run_chains<true, true, kAhead>({fewest, batch.weights, kKeyBlock, 1, v, v_row, o,
                                       batch.padded, ahead.outputs, ahead.step},
                                      rows, batch.padded);

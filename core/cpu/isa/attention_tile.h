@@ -138,15 +138,17 @@ BESSEMER_INLINE float weight_of(float x) {
   return out[0];
 }
 
-/// Whether any element is above `bound`.
-BESSEMER_INLINE bool any_above(vf x, vf bound) {
+/// The largest of 16; of NaNs and numbers any.
+BESSEMER_INLINE float largest(const Lanes& x) {
 #if defined(__AVX512F__)
-  return _mm512_cmp_ps_mask(x, bound, _CMP_GT_OQ) != 0;
+  return _mm512_reduce_max_ps(x.part[0]);
 #elif defined(__AVX2__)
-  return _mm256_movemask_ps(_mm256_cmp_ps(x, bound, _CMP_GT_OQ)) != 0;
+  const __m256 eight = _mm256_max_ps(x.part[0], x.part[1]);
+  __m128 m = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+  return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
 #else
-  const vi above = (vi)(x > bound);
-  return (above[0] | above[1] | above[2] | above[3]) != 0;
+  return lanes_max(x);
 #endif
 }
 
