@@ -41,16 +41,14 @@ Shape layer_shape(const DecoderConfig& c, size_t weight) {
   }
 }
 
-/// Asks for what operations look up of weights before they read one element: headers, storages,
-/// packed forms. While a token is decoded all weights pass through the caches, so each of these
+/// Asks for what operations look up of a weight before they read one element: header, storage,
+/// packed form. While a token is decoded all weights pass through the caches, so each of these
 /// waits for memory, one for the other; those of a layer, asked for together, wait once.
-void look_up(std::span<const Tensor> weights) {
-  for (const Tensor& weight : weights) {
-    const TensorImpl* header = weight.impl();
-    __builtin_prefetch(&header->shape[1]);
-    __builtin_prefetch(&header->strides[1]);
-    __builtin_prefetch(header->storage->packed);
-  }
+void look_up(const Tensor& weight) {
+  const TensorImpl* header = weight.impl();
+  __builtin_prefetch(&header->shape[1]);
+  __builtin_prefetch(&header->strides[1]);
+  __builtin_prefetch(header->storage->packed);
 }
 
 }  // namespace
@@ -148,8 +146,9 @@ Tensor Decoder::layer(size_t index, const Tensor& x, const Tensor& positions,
   const int64_t tokens = x.size(0), dim = config_.head_dim;
   const Paged* paged = std::get_if<Paged>(&attend);
   if (paged) {
-    look_up(w);
-    look_up({&paged->layers[index].k, 2});
+    for (const Tensor& weight : w) look_up(weight);
+    look_up(paged->layers[index].k);
+    look_up(paged->layers[index].v);
   }
   const Tensor h = rms_norm(x, w[kInputNorm], config_.rms_norm_eps);
   auto heads = [&](LayerWeight which, int64_t count) {

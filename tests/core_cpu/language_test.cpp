@@ -2,6 +2,7 @@
 // bfloat16 against their definitions.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 
@@ -109,9 +110,53 @@ const std::pair<const char*, Kernel> kernels_by_row[] = {
        }
        return y;
      }},
+    {"token weights",
+     [](auto& t, int64_t rows, int64_t n) {
+       const auto x = draw(rows * n, 1, -5, 5);
+       std::vector<float> y;
+       for (int64_t r = 0; r < rows; ++r) {
+         std::vector<float> weights(static_cast<size_t>(n)),
+             sums(weights.size() / kWeightBlock + 1);
+         const TokenWeights w =
+             t.token_weights(n, x.data() + r * n, 0.7f, weights.data(), sums.data());
+         for (const float v : {w.max, w.log_sum, static_cast<float>(w.block)}) y.push_back(v);
+         y.insert(y.end(), weights.begin(), weights.end());
+         y.insert(y.end(), sums.begin(), sums.begin() + (n + kWeightBlock - 1) / kWeightBlock);
+       }
+       return y;
+     }},
 };
 
 }  // namespace
+
+TEST_CASE("weights of a row are its exponentials, their sums and its statistics") {
+  for (const KernelTable* t : exact_tables()) {
+    for (const int64_t n : {1, 16, 255, 256, 300, 700}) {
+      for (const float scale : {1.0f, 0.7f}) {
+        const auto x = draw(n, 3, -5, 5);
+        const auto blocks = static_cast<size_t>((n + kWeightBlock - 1) / kWeightBlock);
+        std::vector<float> weights(x.size()), sums(blocks), expected(x.size()), totals(blocks);
+        const TokenWeights w = t->token_weights(n, x.data(), scale, weights.data(), sums.data());
+        TokenStats stats;
+        const int64_t target = 0;
+        t->token_stats_rows(1, n, x.data(), n, scale, &target, false, &stats);
+        for (size_t i = 0; i < x.size(); ++i) expected[i] = x[i] * scale - stats.max;
+        t->unary_f32[static_cast<int>(OpId::exp)](n, expected.data(), 1, expected.data(), 1);
+        for (size_t b = 0; b < blocks; ++b) {
+          const auto first = static_cast<int64_t>(b) * kWeightBlock;
+          t->sum_rows(1, std::min(n - first, kWeightBlock), expected.data() + first, n, &totals[b]);
+        }
+        CHECK(w.max == stats.max);
+        CHECK(w.log_sum == stats.log_sum);
+        CHECK(w.block == (std::max_element(x.begin(), x.end()) - x.begin()) / kWeightBlock);
+        CHECK(same_bits(weights, expected));
+        CHECK(same_bits(sums, totals));
+      }
+    }
+    float bad[] = {1, -INFINITY, 2}, out[3], sum;
+    CHECK(!std::isfinite(t->token_weights(3, bad, 1, out, &sum).max));
+  }
+}
 
 TEST_CASE("a decoder's rows have the same bits in any batch and instruction set") {
   for (const auto& [name, kernel] : kernels_by_row) {
