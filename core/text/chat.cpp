@@ -1,6 +1,7 @@
 #include "core/text/chat.h"
 
 #include <array>
+#include <nlohmann/json.hpp>
 
 namespace bessemer {
 
@@ -28,6 +29,20 @@ void TokenLedger::push(int32_t token, Author who, bool train, float log_probabil
   trained.push_back(train ? 1 : 0);
   log_prob.push_back(log_probability);
   weight_version.push_back(version);
+}
+
+std::string chat_tokenizer_config(const ChatTemplate& look) {
+  const auto quoted = [](const std::string& text) { return nlohmann::json(text).dump(); };
+  const std::string start = quoted(look.turn_start), end = quoted(look.turn_end + "\n");
+  nlohmann::ordered_json config;
+  config["tokenizer_class"] = "PreTrainedTokenizerFast";
+  config["eos_token"] = look.turn_end;
+  config["clean_up_tokenization_spaces"] = false;
+  config["chat_template"] = cat("{% for message in messages %}{{ ", start,
+                                " + message['role'] + \"\\n\" + message['content'] + ", end,
+                                " }}{% endfor %}{% if add_generation_prompt %}{{ ", start,
+                                " + \"assistant\\n\" }}{% endif %}");
+  return config.dump(2) + "\n";
 }
 
 Chat::Chat(const Tokenizer& tokenizer, ChatTemplate look)

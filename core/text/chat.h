@@ -34,6 +34,9 @@ struct ChatTemplate {
   std::string turn_end = "<|im_end|>";
 };
 std::vector<std::string> chat_special_tokens(const ChatTemplate& look = {});
+/// The text of tokenizer_config.json, which tells transformers the end mark and, as a Jinja
+/// template, what Chat does: apply_chat_template() gives the same tokens.
+std::string chat_tokenizer_config(const ChatTemplate& look = {});
 
 /// One conversation. All vectors have one entry a token.
 struct TokenLedger {

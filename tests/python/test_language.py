@@ -45,8 +45,9 @@ def test_run_resume_eval_show(tmp_path):
     (tmp_path / "sft.yaml").write_text(SFT)
     bessemer(tmp_path, "run", "sft.yaml", "out=whole")
     whole = checkpoint(tmp_path / "whole")
-    files = {"config.json", "model.safetensors", "tokenizer.json", "train.safetensors"}
-    assert files <= {p.name for p in whole.iterdir()}
+    files = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert files | {"train.safetensors"} <= {p.name for p in whole.iterdir()}
+    assert "add_generation_prompt" in (whole / "tokenizer_config.json").read_text()
     scored = json.loads((tmp_path / "whole/eval.json").read_text())
     assert 0 <= scored["score"] <= 1 and len(scored["returns"]) == 8
 

@@ -191,6 +191,13 @@ def test_grpo(folder):
     metrics = run(folder, "grpo", "grpo", ENV, trainer=options, reward=reward)
     said = sampled(folder / "grpo")
     assert len(said) == 16
+    theirs = transformers.AutoTokenizer.from_pretrained(checkpoint(folder / "grpo"))
+    turns = [dict(role="system", content="Be brief."), dict(role="user", content=said[0]["prompt"])]
+    text = f"<|im_start|>system\nBe brief.{END}\n<|im_start|>user\n{said[0]['prompt']}{END}\n"
+    assert theirs.apply_chat_template(turns, tokenize=False) == text
+    (prompt,), _ = Peer(folder / "sft").conversations(said[:1])
+    rendered = theirs.apply_chat_template(turns[1:], add_generation_prompt=True, return_dict=False)
+    assert rendered == prompt and theirs.eos_token == END
     peer = Peer(folder / "sft")
     assert len({one["reward"] for one in said}) > 1
     for row, iteration in zip(metrics, (said[:8], said[8:]), strict=True):

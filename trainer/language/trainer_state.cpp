@@ -1,4 +1,4 @@
-// What a checkpoint of a language model holds: config.json, model.safetensors and tokenizer.json as
+// What a checkpoint of a language model holds: config.json, model.safetensors and the tokenizer as
 // transformers reads them, train.safetensors (moments, a value head where there is one, episodes
 // that are ahead) and state.json.
 #include <cstring>
@@ -26,6 +26,7 @@ void LanguageTrainer::save(const fs::path& folder) const {
   tokens.eos = model_.tokenizer->special(ChatTemplate().turn_end);
   nn::save_decoder(folder, *model_.decoder, reward ? model_.head.get() : nullptr, tokens);
   model_.tokenizer->save(folder / "tokenizer.json");
+  write_text_file((folder / "tokenizer_config.json").string(), chat_tokenizer_config());
   nn::NamedTensors train;
   adam_->collect("adam.", train);
   if (model_.head && !reward) train.emplace_back("value.weight", model_.head->weight.detach());
