@@ -313,6 +313,8 @@ struct Server::Impl {
     std::erase(linked, &session);
     std::erase(dead, &session);
     by_hello.erase(cat(session.client, '/', session.hello));
+    // Closing it is not enough: a process between fork and exec has it, too, and epoll goes on.
+    if (session.pidfd >= 0) epoll_ctl(epoll, EPOLL_CTL_DEL, session.pidfd, nullptr);
     sessions.erase(session.key);
   }
 

@@ -3,9 +3,12 @@
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -311,4 +314,30 @@ TEST_CASE("raw: the death of a client on this host is seen long before its lease
   child.kill();
   CHECK(running.until([&] { return running.echo.closed == 1; }, 5));
   CHECK_EQ(running.echo.why, "died");
+}
+
+TEST_CASE("raw: a dead client's session ends once, though another process holds its descriptor") {
+  Running running("tcp://127.0.0.1:*");
+  ChildOptions options;
+  options.args = {"/proc/self/exe", "--no-skip",
+                  "--test-case=raw: helper that opens a session and hangs"};
+  options.env = {{"BESSEMER_TEST_ADDRESS", running.address}};
+  Child child = Child::spawn(options);
+  REQUIRE(running.until([&] { return running.echo.opened == 1; }));
+  // As a process does that is being started: between fork and exec it has every descriptor.
+  const pid_t holder = fork();
+  if (holder == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    while (true) pause();
+  }
+  child.kill();
+  CHECK(running.until([&] { return running.echo.closed == 1; }));
+  Client client(running.address, Message());  // the server goes on
+  for (int i = 1; i <= 20; ++i) {
+    CHECK_EQ(client.call(Message("count"), 30).fields.integer("value"), i);
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  CHECK_EQ(running.echo.closed, 1);
+  kill(holder, SIGKILL);
+  waitpid(holder, nullptr, 0);
 }
