@@ -13,10 +13,13 @@ extern "C" {
 #include <dlfcn.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <span>
 #include <string_view>
 #include <type_traits>
+#include <vector>
 
 namespace bessemer {
 
@@ -123,6 +126,7 @@ struct VideoWriter::Impl {
   Frame frame;
   Packet packet;
   Scaler scaler;
+  std::vector<uint8_t> padded;  // a canvas's pixels, and room behind them
   int64_t frames = 0;
   bool finished = false;
 
@@ -245,7 +249,11 @@ void VideoWriter::push(const Canvas& canvas) {
                  "[video] a frame of ", canvas.width(), " x ", canvas.height(), " in a film of ",
                  v.width, " x ", v.height);
   v.check(av().av_frame_make_writable(v.frame.get()), "frame");
-  const uint8_t* source[4] = {canvas.pixels().data()};
+  // Whole vectors are read, also at the end of the last row.
+  const std::span<const uint8_t> pixels = canvas.pixels();
+  v.padded.resize(pixels.size() + AV_INPUT_BUFFER_PADDING_SIZE);
+  std::copy(pixels.begin(), pixels.end(), v.padded.begin());
+  const uint8_t* source[4] = {v.padded.data()};
   const int stride[4] = {canvas.width() * 3};
   av().sws_scale(v.scaler.get(), source, stride, 0, v.codec->height, v.frame->data,
                  v.frame->linesize);
