@@ -130,14 +130,14 @@ static void run_tiles(Tile t, int64_t m, int64_t n, const RowsOfA& a, const Bloc
   t.b_panel = b.panel;
   // Few rows: wider tiles, so that enough chains are in flight.
   int widest = 1;
-  while (widest < 3 && m <= tile_rows(2 << widest)) ++widest;
+  while (widest < 3 && m <= tile_rows<Step>(2 << widest)) ++widest;
   for (int64_t j = 0; j < n;) {
     const int64_t left = n - j, padded = (left + kPanel - 1) / kPanel * kPanel;
     int width = widest;
     while (width > 0 && ((kVec << width) > padded || left <= (kVec << (width - 1)))) --width;
     t.columns = least(left, kVec << width);
     t.b = b.data + j / kPanel * b.panel + j % kPanel;
-    const int most = tile_rows(1 << width);
+    const int most = tile_rows<Step>(1 << width);
     const int64_t tiles = (m + most - 1) / most;
     const auto* at = static_cast<const typename Step::B*>(t.b);
     int64_t i = 0;
@@ -205,7 +205,7 @@ static void gemm_stream(const Product& g, int64_t n0, int64_t n1) {
   if (collide || Step::kParts > 1) a = copy_rows<Step>(m, g.k, a, kApart);
   const bool adjacent = a.col == 1;
   int widest = 1;  // log2 of a tile's vectors: for few rows, so that enough chains are in flight
-  while (widest < 3 && m <= tile_rows(2 << widest)) ++widest;
+  while (widest < 3 && m <= tile_rows<Step>(2 << widest)) ++widest;
   Tile t;
   t.a_stride = adjacent ? a.row : a.col;
   t.b_row = kPanel;
@@ -219,7 +219,7 @@ static void gemm_stream(const Product& g, int64_t n0, int64_t n1) {
     while ((kVec << width) > kPanel &&
            (kVec << width) > (n1 - first + kPanel - 1) / kPanel * kPanel)
       --width;
-    const int64_t columns = kVec << width, most = tile_rows(1 << width);
+    const int64_t columns = kVec << width, most = tile_rows<Step>(1 << width);
     group = columns > kPanel ? columns : kPanel;
     const int64_t wide = group / kPanel, tiles = (m + most - 1) / most;
     const int64_t visits = tiles * (group / columns);

@@ -63,9 +63,13 @@ struct WidenStep {
   BESSEMER_INLINE vf step(vf a, vf b, vf c) { return vec_fma(a, b, c); }
 };
 
-/// Most rows of a tile of so many vectors.
+/// Most rows of a tile of so many vectors. Those of B need registers of their own where they are
+/// taken apart: 3 by 4 of AVX2's 16 spill.
+template <class Step>
 constexpr int tile_rows(int vectors) {
-  return kAccumulators / vectors < kTileRows ? kAccumulators / vectors : kTileRows;
+  const bool wide = Step::kParts > 1 && vectors > 2;
+  const int rows = (wide ? kAccumulators * 2 / 3 : kAccumulators) / vectors;
+  return rows < kTileRows ? rows : kTileRows;
 }
 
 struct Tile {
@@ -213,7 +217,7 @@ struct TileTable {
 template <class Step, int kVectors, bool kAdjacent>
 constexpr TileRow tile_row() {
   return make_tile_row<Step, kVectors, kAdjacent>(
-      std::make_integer_sequence<int, tile_rows(kVectors)>());
+      std::make_integer_sequence<int, tile_rows<Step>(kVectors)>());
 }
 template <class Step, bool kAdjacent, int kWidth>
 constexpr void fill_width(TileTable& table) {
