@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <memory>
 
 #include "core/wire/message.h"
@@ -10,6 +11,11 @@ using wire::List;
 using wire::Map;
 using wire::Message;
 using wire::Value;
+
+namespace {
+constexpr int64_t kMostElements = int64_t{1} << 40;  // of a tensor
+constexpr size_t kMostTensors = size_t{1} << 16;
+}  // namespace
 
 void write_weights(Message& message, const WeightSet& set) {
   List tensors;
@@ -27,6 +33,9 @@ void write_weights(Message& message, const WeightSet& set) {
 WeightSet read_weights(const Message& message) {
   const Map& fields = message.fields.map("weights");
   std::vector<WeightShape> shapes;
+  if (const size_t count = fields.list("tensors").size(); count > kMostTensors) {
+    refuse(Code::malformed, "[weights] a set of ", count, " tensors");
+  }
   for (const Value& item : fields.list("tensors")) {
     const List& entry = item.list("tensor");
     if (entry.size() != 3) refuse(Code::malformed, "[weights] an entry of ", entry.size());
@@ -37,12 +46,13 @@ WeightSet read_weights(const Message& message) {
     int64_t numel = 1;
     try {
       shape.dtype = dtype_parse(dtype);
-      for (const Value& size : sizes) {
-        shape.shape.push(size.integer("size"));
-        if (size.integer("size") < 0 || numel > (int64_t{1} << 40)) {
-          refuse(Code::malformed, "[weights] '", shape.name, "' has size ", size.integer("size"));
-        }
-        numel *= size.integer("size");
+      for (const Value& dimension : sizes) {
+        const int64_t size = dimension.integer("size");
+        // Any dimension above the limit is refused even beside a zero, so products cannot overflow.
+        if (size < 0 || size > kMostElements || numel > kMostElements / std::max<int64_t>(size, 1))
+          refuse(Code::malformed, "[weights] '", shape.name, "' has size ", size);
+        shape.shape.push(size);
+        numel = std::max<int64_t>(numel * size, 1);
       }
     } catch (const ValueError& error) {
       refuse(Code::malformed, "[weights] '", shape.name, "': ", error.what());

@@ -242,6 +242,20 @@ TEST_CASE("weights travel under their hash; a changed byte is refused") {
   damaged.arrays[0].view.shape[0] -= 1;
   CHECK(refused([&] { (void)read_weights(damaged); }) == Code::bad_type);
   CHECK(refused([&] { (void)read_weights(Message("reply")); }) == Code::malformed);
+  // Sizes whose product, or whose bytes, are nothing again in 64 bits.
+  const std::vector<wire::List> vast = {{int64_t{1} << 40, int64_t{1} << 24},
+                                        {int64_t{1} << 62},
+                                        {int64_t{0}, int64_t{1} << 62},
+                                        {int64_t{0}, int64_t{-1}}};
+  for (const wire::List& sizes : vast) {
+    Message claims("reply");
+    wire::List tensors;
+    tensors.emplace_back(wire::List{"a", "float64", sizes});
+    claims.fields.set("weights",
+                      wire::Map{{"version", 1}, {"hash", uint64_t{0}}, {"tensors", tensors}});
+    claims.add("weights", Dtype::u8, {0}, nullptr);
+    CHECK(refused([&] { (void)read_weights(claims); }) == Code::malformed);
+  }
 }
 
 TEST_CASE("a column owns its numbers or looks at a message's; copies own theirs") {
