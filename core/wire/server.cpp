@@ -436,7 +436,8 @@ struct Server::Impl {
       // While this process was stopped or stepped something slow, nobody could be heard.
       // One that is being opened cannot say anything yet.
       if (gap > 0.5 || session->opening) session->heard = std::max(session->heard, now);
-      if (seconds_between(session->heard, now) > session->lease + unread) {
+      // A lease that is no number has ended, too: nothing compares with it.
+      if (!(seconds_between(session->heard, now) <= session->lease + unread)) {
         silent.push_back(session.get());
       }
     }

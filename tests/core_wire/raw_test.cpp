@@ -13,6 +13,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <random>
 #include <zmq.hpp>
 
@@ -340,4 +341,12 @@ TEST_CASE("raw: a dead client's session ends once, though another process holds 
   CHECK_EQ(running.echo.closed, 1);
   kill(holder, SIGKILL);
   waitpid(holder, nullptr, 0);
+}
+
+TEST_CASE("raw: a lease that is no number keeps no place") {
+  Running running("tcp://127.0.0.1:*");
+  Raw raw(running.address);
+  raw.hello({{"lease", std::numeric_limits<double>::quiet_NaN()}});
+  CHECK(running.until([&] { return running.echo.closed == 1; }));
+  CHECK_EQ(running.echo.why, "lease");
 }
