@@ -135,9 +135,9 @@ class Crew {
 
  private:
   WorkerHubOptions silence_kills(WorkerHubOptions options) {
-    options.on_silent = [this](const std::string& name) {
+    options.on_silent = [this](const std::string& name, int64_t pid) {
       seen_ = seconds_now();
-      std::thread([this, name] { controller_.kill(name, "silent"); }).detach();
+      std::thread([this, name, pid] { controller_.kill(name, pid, "silent"); }).detach();
     };
     return options;
   }

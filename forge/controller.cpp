@@ -33,8 +33,6 @@ struct Actor {
   ProcessId process = 0;  // 0: none
   int64_t in_row = 0;     // restarts since it last was steady
   Clock::time_point started, due;
-  bool heard = false;  // since it was started
-  Clock::time_point last_heard;
 };
 
 }  // namespace
@@ -89,7 +87,6 @@ struct Controller::Impl {
     actor.process =
         launcher.start(actor.reservation, {actor.spec.name, actor.spec.args, actor.spec.env});
     actor.started = Clock::now();
-    actor.heard = false;
     actor.status.state = ActorState::running;
     actor.status.pid = launcher.pid(actor.process);
     own_log->add(cat(actor.spec.name, actor.status.restarts ? " started again" : " started",
@@ -166,30 +163,12 @@ struct Controller::Impl {
     }
   }
 
-  /// Processes whose lease ran out.
-  std::vector<ProcessId> silent() {
-    const auto now = Clock::now();
-    std::vector<ProcessId> out;
-    for (const auto& actor : actors) {
-      const double lease = actor->spec.lease;
-      if (actor->process == 0 || lease <= 0 || !actor->heard) continue;
-      if (now - actor->last_heard < seconds(lease)) continue;
-      own_log->add(cat(actor->spec.name, " was silent for ", lease, " s"));
-      actor->log->add(cat("[silent for ", lease, " s: killed]"));
-      out.push_back(actor->process);
-    }
-    return out;
-  }
-
   /// Until something has to be done without an event.
   double idle() const {
     const auto now = Clock::now();
     auto next = now + std::chrono::hours(1);
     for (const auto& actor : actors) {
       if (actor->status.state == ActorState::restarting) next = std::min(next, actor->due);
-      if (actor->process != 0 && actor->spec.lease > 0 && actor->heard) {
-        next = std::min(next, actor->last_heard + seconds(actor->spec.lease));
-      }
     }
     return std::chrono::duration<double>(next - now).count();
   }
@@ -215,14 +194,11 @@ struct Controller::Impl {
         if (!last) pause = idle();
       }
       const std::vector<LaunchEvent> seen = launcher.watch(pause);
-      std::vector<ProcessId> hung;
       {
         std::lock_guard lock(mutex);
         for (const LaunchEvent& event : seen) handle(event);
         restart_due();
-        hung = silent();
       }
-      for (const ProcessId process : hung) launcher.release(process, 0);
       call();
     }
   }
@@ -272,22 +248,13 @@ void Controller::add(ActorSpec spec) {
   impl.launcher.wake();  // its on_start is waiting
 }
 
-void Controller::heard(const std::string& name) {
-  std::lock_guard lock(impl_->mutex);
-  Actor& actor = impl_->known(name);
-  const bool first = !actor.heard;
-  actor.heard = true;
-  actor.last_heard = Clock::now();
-  if (first && actor.spec.lease > 0) impl_->launcher.wake();  // its lease begins to run
-}
-
-void Controller::kill(const std::string& name, const std::string& reason) {
+void Controller::kill(const std::string& name, int64_t pid, const std::string& reason) {
   ProcessId process = 0;
   {
     std::lock_guard lock(impl_->mutex);
     Actor& actor = impl_->known(name);
     process = actor.process;
-    if (process == 0) return;
+    if (process == 0 || actor.status.pid != pid) return;
     impl_->own_log->add(cat(name, " is killed: ", reason));
     actor.log->add(cat("[", reason, ": killed]"));
   }

@@ -1,6 +1,6 @@
 // One controller of a run: it starts the run's other processes by name, keeps a log of each, sees
-// their deaths at once, ends those that hang, starts them again as their policy says, and takes all
-// of them with it when it goes.
+// their deaths at once, starts them again as their policy says, and takes all of them with it when
+// it goes. Who hangs is seen by those who wait for it (rollout/task_hub.h), and ended here.
 #pragma once
 
 #include <cstdint>
@@ -30,9 +30,6 @@ struct ActorSpec {
   Restart restart = Restart::failure;
   /// Most restarts in a row; an actor that ran for `ControllerOptions::steady` begins anew.
   int64_t restarts = 3;
-  /// Seconds without Controller::heard() after which the actor counts as hung and is killed, as by
-  /// a crash; 0: its silence means nothing. Counted from the first heard() after each start.
-  double lease = 0;
 };
 
 enum class ActorState : uint8_t {
@@ -82,10 +79,9 @@ class Controller {
   /// Starts an actor. Throws ValueError for a name that is taken or cannot name a file, IoError
   /// where the program cannot be started.
   void add(ActorSpec spec);
-  /// Notes a sign of life, for the lease. Cheap; from any thread.
-  void heard(const std::string& name);
-  /// Ends a hung actor as if it had crashed (SIGKILL); its policy decides what follows.
-  void kill(const std::string& name, const std::string& reason);
+  /// Ends a hung actor as if it had crashed (SIGKILL); its policy decides what follows. Nothing
+  /// happens where process `pid` has ended meanwhile: what runs now is its replacement.
+  void kill(const std::string& name, int64_t pid, const std::string& reason);
   /// Ends every actor (SIGTERM, `grace` seconds, SIGKILL) and restarts none. Nothing runs
   /// afterwards, and nothing can be added.
   void stop_all(double grace);

@@ -151,8 +151,8 @@ class LocalPlacement final : public Placement {
     options.workers = workers_;
     options.lease = config_.lease;
     options.message_bytes = message_bytes;
-    options.on_silent = [this](const std::string& name) {
-      controller_.kill(name, cat("silent for ", config_.lease, " s"));
+    options.on_silent = [this](const std::string& name, int64_t pid) {
+      controller_.kill(name, pid, cat("silent for ", config_.lease, " s"));
     };
     return options;
   }

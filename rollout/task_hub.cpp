@@ -92,16 +92,18 @@ struct TaskHub::Door final : wire::Service {
 
   void close(wire::Session& session, std::string_view reason) override {
     std::string silent;
+    int64_t pid = 0;
     {
       const std::lock_guard lock(hub.mutex_);
       const auto found = std::ranges::find(hub.seats_, session.key, &Seat::session);
       if (found == hub.seats_.end()) return;
       const auto worker = static_cast<size_t>(found - hub.seats_.begin());
+      pid = hub.seats_[worker].pid;
       leave(worker);
       if (reason == "lease") silent = hub.names_[worker];
       hand_out();  // its task or credit may be another's
     }
-    if (!silent.empty() && hub.options_.on_silent) hub.options_.on_silent(silent);
+    if (!silent.empty() && hub.options_.on_silent) hub.options_.on_silent(silent, pid);
   }
 
   Message info(const Message& ask) override {

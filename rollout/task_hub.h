@@ -23,8 +23,8 @@ struct TaskHubOptions {
   double lease = 5;           // seconds of silence after which a worker counts as dead
   int64_t message_bytes = 0;  // of the largest message; it sizes the shared memory
   /// Called on the hub's thread when a worker that still runs was silent for longer than its lease:
-  /// whoever started it ends its process.
-  std::function<void(const std::string& name)> on_silent;
+  /// whoever started it ends process `pid`, if its place is not another's already.
+  std::function<void(const std::string& name, int64_t pid)> on_silent;
 };
 
 struct WorkerStatus {

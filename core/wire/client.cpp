@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <condition_variable>
 #include <map>
@@ -358,6 +359,7 @@ struct Client::Impl {
     max_bytes = fields.count("max_bytes");
     if (const int64_t pid = fields.integer("pid", 0); pid > 0 && pid != getpid()) {
       server_pidfd = static_cast<int>(syscall(SYS_pidfd_open, static_cast<pid_t>(pid), 0));
+      if (server_pidfd < 0 && errno == ESRCH) lost = true;  // it died after its welcome
     }
     if (const Value* offer = fields.find("shared")) {
       try {

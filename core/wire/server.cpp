@@ -252,12 +252,13 @@ struct Server::Impl {
         std::clamp(message.fields.number("lease", options.lease), 0.05, options.max_lease);
     session->heard = Clock::now();
     Message welcome("welcome");
+    open_client(*session, message);
     service.open(*session, message, welcome);
     ++opened;
     by_hello[name] = session->key;
     Open& kept = *(sessions[session->key] = std::move(session));
     try {
-      watch_client(kept, message);
+      if (kept.pidfd >= 0) watch(kept.pidfd, &kept);
       kept.asked = message;
       if (!kept.opening) welcomed(kept, std::move(welcome));
     } catch (...) {
@@ -291,12 +292,15 @@ struct Server::Impl {
     if (!socket.send(session.welcome, session.peer)) ++unsent;
   }
 
-  /// A client that runs on this host: its death is seen at once.
-  void watch_client(Open& session, const Message& hello) {
+  /// A client that runs on this host: its death is seen at once. One that said hello and died is
+  /// nobody: it must take no place from whoever came after it.
+  void open_client(Open& session, const Message& hello) {
     if (hello.fields.text("host", "") != host_name()) return;
     if (const uint64_t pid = hello.fields.count("pid", 0)) {
       session.pidfd = static_cast<int>(syscall(SYS_pidfd_open, static_cast<pid_t>(pid), 0));
-      if (session.pidfd >= 0) watch(session.pidfd, &session);
+      if (session.pidfd < 0 && errno == ESRCH) {
+        refuse(Code::no_session, "[wire] the client's process ", pid, " is gone");
+      }
     }
   }
 
@@ -476,12 +480,12 @@ struct Server::Impl {
   }
 
   void poll(double seconds) {
+    run_posted();  // first: what was asked for before it was posted holds when it has run
     if (const double wanted = drain_for.exchange(-1); wanted >= 0 && !draining) {
       draining = true;
       drained_by = Clock::now() + std::chrono::duration_cast<Clock::duration>(
                                       std::chrono::duration<double>(wanted));
     }
-    run_posted();
     // A ring in use is served without a look at the socket, but not for ever.
     const bool rings = read_rings();
     const auto now = Clock::now();

@@ -46,7 +46,7 @@ bool ipc_in_use(std::string_view path) {
   return used;
 }
 
-constexpr int kBindAttempts = 15;
+constexpr int kBindAttempts = 50;  // in a second
 
 struct OwnedFrames {
   std::vector<zmq::message_t> messages;
@@ -122,7 +122,7 @@ struct Socket::Impl {
     // ZeroMQ removes the files from its own thread; a process that ends may not let it come to
     // that, and one that binds the same path at once must not lose its file to it.
     for (const std::string& path : paths) {
-      for (int i = 0; i < 100 && access(path.c_str(), F_OK) == 0; ++i) {
+      for (int i = 0; i < 2000 && access(path.c_str(), F_OK) == 0; ++i) {
         std::this_thread::sleep_for(std::chrono::milliseconds(1));
       }
       if (access(path.c_str(), F_OK) == 0 && !ipc_in_use(path)) unlink(path.c_str());

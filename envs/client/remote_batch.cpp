@@ -402,7 +402,6 @@ class RemoteBatch final : public EnvBatch {
                                         std::chrono::duration<double>(remote_.reconnect));
     while (true) {
       try {
-        client_.reset();
         wire::ClientOptions wire = remote_.wire;
         wire.deadline = std::max(0.05, std::chrono::duration<double>(end - Clock::now()).count());
         client_ = std::make_unique<wire::Client>(address_, hello_, wire);

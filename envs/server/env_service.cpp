@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <optional>
 #include <utility>
 
@@ -375,11 +376,13 @@ std::atomic<int> signals{0};
 void on_signal(int) {
   wire::Server* server = signalled;
   if (!server) return;
+  const int before = errno;
   if (signals++ == 0) {
     server->drain(drain_seconds);
   } else {
     server->stop();
   }
+  errno = before;
 }
 
 }  // namespace

@@ -240,6 +240,7 @@ std::string HostProcess::take_frame() {
 }
 
 std::optional<std::string> HostProcess::receive(Clock::time_point end) {
+  bool ended = false;
   while (true) {
     if (std::string frame = take_frame(); !frame.empty()) return frame;
     if (channel_ < 0) throw HostGone("its process has ended");
@@ -254,11 +255,13 @@ std::optional<std::string> HostProcess::receive(Clock::time_point end) {
       continue;
     }
     if (n == 0 || (errno != EAGAIN && errno != EINTR)) gone();
+    if (ended && errno == EAGAIN) gone();  // and all it said was read
     const double left = std::chrono::duration<double>(end - Clock::now()).count();
     if (left <= 0) return std::nullopt;
     pollfd ready[] = {{channel_, POLLIN, 0}, {child_.pidfd(), POLLIN, 0}};
     const int found = poll(ready, 2, static_cast<int>(std::min(left, kWaitSlice) * 1e3) + 1);
-    if (found > 0 && ready[0].revents == 0) gone();  // it ended, and all it said was read
+    // One poll() may look at the socket, then at a process that wrote and ended in between.
+    ended = found > 0 && ready[1].revents != 0;
     if (found == 0) wait_check();
   }
 }

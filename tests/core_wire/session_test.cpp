@@ -134,6 +134,7 @@ TEST_CASE("wire: refusals: version, service, capacity, draining, address") {
   CHECK(running.until([&] { return running.echo.closed == 1; }));
   Client last(running.address, Message());
   running.server.drain(10);
+  running.inside([] {});  // the server knows
   CHECK_EQ(code_of([&] { Client(running.address, Message()); }), Code::draining);
 
   CHECK_THROWS_AS(Running("tcp://0.0.0.0:*"), ValueError);
@@ -198,6 +199,11 @@ TEST_CASE("wire: credits bound what is in flight") {
   std::vector<uint64_t> ids;
   for (int i = 0; i < 4; ++i) ids.push_back(client.post(Message("later")));
   CHECK_EQ(code_of([&] { client.post(Message("count"), 0.1); }), Code::deadline);
+  size_t arrived = 0;
+  CHECK(running.until([&] {
+    running.inside([&] { arrived = running.echo.waiting.size(); });
+    return arrived == 4;
+  }));
   running.inside([&] {
     for (const auto& [session, id] : running.echo.waiting) {
       running.server.reply(session, id, Message());
@@ -218,7 +224,7 @@ TEST_CASE("wire: leases free the slots of silent clients and are kept for quiet 
   Message hello("hello");
   hello.fields = {{"client", "silent"}, {"protocol", List{Value(1)}}, {"lease", 0.2}};
   const Message welcome = ask(running.address, hello);
-  CHECK_EQ(running.stat("sessions"), 2);
+  CHECK_EQ(running.stat("opened"), 2);
   CHECK(running.until([&] { return running.echo.closed == 1; }));
   CHECK_EQ(running.echo.why, "lease");
   Message late("count");

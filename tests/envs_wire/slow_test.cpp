@@ -78,7 +78,7 @@ TEST_CASE("slow: a session that takes long does not delay the others") {
     ++steps;
   }
   other.join();
-  CHECK_GT(steps, 20);
+  CHECK_GT(steps, 5);  // waiting for its turn it would make one or two
   CHECK_EQ(slow.obs[0], 2);
   CHECK_EQ(quick.obs[0], static_cast<float>(steps));
 }
@@ -173,7 +173,7 @@ TEST_CASE("slow: a Python environment is served from processes of its own") {
     ++steps;
   }
   other.join();
-  CHECK_GT(steps, 20);
+  CHECK_GT(steps, 5);  // waiting for its turn it would make one or two
   CHECK_EQ(fault, std::vector<uint8_t>{0, 1, 0});
 }
 

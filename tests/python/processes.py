@@ -4,6 +4,7 @@ they leave."""
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import time
 
@@ -42,6 +43,15 @@ def run(*words, expect=0):
     return finish(start("run", CARTPOLE, *QUIET, *FLAT, *words), expect)
 
 
+def interrupt(process):
+    """Ctrl-C, seen: two signals under way at once would be one."""
+    process.send_signal(signal.SIGINT)
+    while line := process.stderr.readline():
+        if "stopping after this iteration" in line:
+            return
+    raise AssertionError("it ended without a word")
+
+
 def comes_true(condition, process=None, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
@@ -57,7 +67,7 @@ def children(pid):
         if not entry.name.isdigit():
             continue
         try:
-            stat = (entry / "stat").read_text()
+            stat = (entry / "stat").read_text(errors="replace")
             words = (entry / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
@@ -69,10 +79,35 @@ def children(pid):
 
 def alive(pid):
     try:
-        stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+        stat = pathlib.Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return False
     return stat[stat.rindex(")") + 2] != "Z"
+
+
+def goes_on(process, out):
+    """Waits for the next row of measurements; False when the run ended first."""
+    before = steps(out)
+    comes_true(lambda: steps(out) > before or process.poll() is not None)
+    return process.poll() is None
+
+
+def hit(process, pid, number=signal.SIGKILL):
+    """Sends a signal to a child of the run; False when it was gone, and its number perhaps
+    another's."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        if pid not in children(process.pid):
+            return False
+        signal.pidfd_send_signal(handle, number)
+        return True
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(handle)
 
 
 def child(process, text, other_than=()):

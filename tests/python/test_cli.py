@@ -220,10 +220,12 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path):
     process = start("run", CARTPOLE, f"out={out}", *SMALL, "eval.episodes=10000000")
     wait_until(lambda: (out / "checkpoints" / "latest").exists(), process)
     process.send_signal(signal.SIGINT)
+    while "stopping after" not in (line := process.stderr.readline()):  # two at once would be one
+        assert line
     time.sleep(0.3)
     assert process.poll() is None  # the final evaluation goes on
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=5)
+    process.communicate(timeout=30)
     assert process.returncode == 130
 
 

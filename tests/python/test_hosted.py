@@ -217,12 +217,14 @@ def test_send_and_recv_overlap():
     assert time.perf_counter() - begin < 20
 
 
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+
+
 def test_control_c_ends_a_wait():
     code = (
         "import bessemer, numpy as np\n"
         f"envs = bessemer.make_vec('py:{FILE}:Trouble', 2, host_deadline=500)\n"
         "envs.reset()\n"
-        "print('ready', flush=True)\n"
         "try:\n"
         "    envs.step(np.array([2, 0]))\n"
         "except KeyboardInterrupt:\n"
@@ -232,9 +234,8 @@ def test_control_c_ends_a_wait():
         "envs.step(np.zeros(2, int))\n"
         "assert envs.step(np.zeros(2, int))[1].tolist() == [1, 1]\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "ready\n"
-    time.sleep(0.5)
+    process = subprocess.Popen([sys.executable, "-c", code], **PIPES)
+    assert process.stderr.readline() == "Trouble | hangs\n"
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "stopped\n"
     assert process.wait(60) == 0
@@ -275,22 +276,20 @@ def test_control_c_ends_a_remote_wait():
         pytest.skip("built without the command line")
     command = [program, "env", "serve", f"{FILE}:Trouble"]
     environment = {**os.environ, "BESSEMER_PYTHON": sys.executable}
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    server = subprocess.Popen(command, **PIPES, env=environment)
     try:
         address = server.stdout.readline().split()[-1]
         code = (
             "import bessemer, numpy as np\n"
             f"envs = bessemer.connect('{address}', 'Trouble', 1)\n"
             "envs.reset()\n"
-            "print('ready', flush=True)\n"
             "try:\n"
             "    envs.step(np.array([2]))\n"
             "except KeyboardInterrupt:\n"
             "    print('stopped', flush=True)\n"
         )
         process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(0.3)
+        assert server.stderr.readline() == "Trouble | hangs\n"
         process.send_signal(signal.SIGINT)
         assert process.stdout.readline() == "stopped\n"
         assert process.wait(20) == 0

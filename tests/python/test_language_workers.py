@@ -15,6 +15,8 @@ from processes import (
     children,
     comes_true,
     finish,
+    goes_on,
+    hit,
     needs_program,
     rows,
     start,
@@ -110,17 +112,13 @@ def test_killed_and_stopped_workers_change_no_bit(home, inline, tmp_path):
     process = start("run", home / "turns.yaml", *words, *more)
     draw = random.Random(5)
     victims = []
-    for i in range(6):
-        comes_true(lambda: len(worker_pids(process)) == 2, process)
-        before = steps(out)
-        comes_true(lambda before=before: steps(out) > before, process)
+    while len(victims) < 6 and goes_on(process, out):
         time.sleep(draw.uniform(0, 0.02))
-        pids = worker_pids(process)
-        if not pids:
-            continue
-        victims.append(draw.choice(sorted(pids)))
         # a stopped worker is silent until its lease is over; it is then killed and replaced
-        os.kill(victims[-1], signal.SIGSTOP if i == 2 else signal.SIGKILL)
+        number = signal.SIGKILL if victims else signal.SIGSTOP
+        pids = sorted(worker_pids(process))
+        if pids and hit(process, pid := draw.choice(pids), number):
+            victims.append(pid)
     finish(process)
     assert len(victims) >= 4
     assert_same_run(inline("turns", total=150), out)

@@ -52,7 +52,10 @@ def test_prometheus_serves_the_newest_values_while_the_run_goes_on(tmp_path):
             time.sleep(0.02)
         assert f'folder="{tmp_path / "run"}"' in text
         values = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")
-        row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+        file = tmp_path / "run" / "metrics.jsonl"
+        while "\n" not in (measured := file.read_text()):  # its row comes after the answer
+            assert time.monotonic() < end
+        row = json.loads(measured.splitlines()[0])
         names = {re.sub(r"[^a-zA-Z0-9_]", "_", name) for name in row}
         assert names <= values.keys()
         assert float(values["step"]) > 0

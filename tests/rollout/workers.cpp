@@ -1,6 +1,7 @@
 // Workers as threads of this process: the same bits as one sampler, whatever happens to them.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <thread>
 
@@ -310,11 +311,15 @@ TEST_CASE("fragments: the queue is bounded, the newest weights are used, the boo
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
     CHECK(condition());
   };
-  wait_until([&] { return queued() == 3; });
+  const auto joined = [&] {
+    return std::ranges::all_of(hub.status(), [](const WorkerStatus& worker) {
+      return worker.state == WorkerStatus::State::waiting;
+    });
+  };
+  wait_until([&] { return queued() == 3 && joined(); });
   std::this_thread::sleep_for(std::chrono::milliseconds(50));
   CHECK(queued() == 3);  // and no more
-  for (const WorkerStatus& worker : hub.status())
-    CHECK(worker.state == WorkerStatus::State::waiting);
+  CHECK(joined());
 
   // A worker dies while it waits and one while it may be collecting; nothing is lost or doubled.
   learn(*trainer.policy, *trainer.normalizer, trainer.sampler->rollout());

@@ -116,6 +116,7 @@ class Trouble(gymnasium.Env):
             case 1:
                 raise KeyError("lost it")
             case 2:
+                print("hangs", flush=True)
                 time.sleep(1000)
             case 3:
                 os._exit(3)
