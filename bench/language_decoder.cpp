@@ -41,7 +41,8 @@ struct Training {
   }
   void step() {
     nn::zero_grad(adam.parameters());
-    backward(linear_nll(decoder.hidden(tokens, packed), decoder.output_weight(), targets, weights));
+    backward(
+        linear_nll(decoder.hidden(tokens, packed), decoder.output_weight(), targets, weights)[0]);
     adam.step(1e-4);
   }
   /// Of the products: 6 a weight and token, and attention's causal halves.

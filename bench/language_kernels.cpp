@@ -130,7 +130,7 @@ void loss(Report& report, const cpu::KernelTable& t) {
   const double product = 2.0 * tokens * width * vocabulary;
   const auto train = [&](const Tensor& input, bool made) {
     for (const Tensor* leaf : {&x, &weight, &half}) clear_grad(*leaf);
-    backward(made ? linear_nll(input, weight, targets, ones)
+    backward(made ? linear_nll(input, weight, targets, ones)[0]
                   : -sum(linear_cross_entropy(input, weight, targets)[0]));
   };
   {  // before anything is kept for the next time; gradients are no temporaries

@@ -71,6 +71,7 @@ struct TokenStats {
   float max, log_sum;  // of z, of exp(z - max)
   float log_prob;      // (z[target] - max) - log_sum
   float entropy;       // -sum(p log p)
+  bool hit;            // no z is larger than z[target], none before it as large
 };
 
 /// Of a row's softmax, to draw from it.

@@ -19,12 +19,14 @@ Tensor raw_logits(const Tensor& x, const Tensor& weight) {
 }
 
 // --- linear_cross_entropy -----------------------------------------------------------------------
+/// Outputs: log_prob, entropy, and whether the target is the first largest logit.
 void cross_entropy_decompose(const Tensor* const* in, const Attrs&, Tensor* out) {
   Tensor z = raw_logits(*in[0], *in[1]);
   if (in[3]->defined()) z = z * *in[3];
   const Tensor log_p = log_softmax(z);
   out[0] = squeeze(gather(log_p, 1, unsqueeze(*in[2], 1)), 1);
   out[1] = -sum(exp(log_p) * log_p, -1);
+  out[2] = eq(argmax(z), *in[2]);
 }
 
 /// Logits of one block of tokens at a time: at most 24 MiB of them, 16 to 128 tokens. Where blocks
@@ -103,52 +105,61 @@ void stats_of(const Inputs& in, int64_t first, int64_t count, const float* logit
   });
 }
 
+using Stats = std::vector<cpu::TokenStats>;
+
+/// One number of each token.
+template <class T>
+Tensor column(const Stats& stats, T cpu::TokenStats::*member) {
+  const Tensor out = Tensor::empty({static_cast<int64_t>(stats.size())}, dtype_of<T>());
+  for (size_t t = 0; t < stats.size(); ++t) out.data<T>()[t] = stats[t].*member;
+  return out;
+}
+
+Stats forward_blocks(const Inputs& in, bool entropy) {
+  Stats stats(static_cast<size_t>(in.x.size(0)));
+  LogitBlocks blocks(in.x, in.weight);
+  blocks.run(in.x, in.weight,
+             [&](int64_t first, int64_t count, const Tensor&, const float* logits) {
+               stats_of(in, first, count, logits, blocks.stride(), entropy, stats.data());
+             });
+  return stats;
+}
+
 void cross_entropy_cpu(const Tensor* const* in, const Attrs& attrs, Tensor* out) {
   NoGrad guard;
   if (in[0]->dtype() == Dtype::f64) return cross_entropy_decompose(in, attrs, out);
-  const Inputs inputs(*in[0], *in[1], *in[2], *in[3]);
-  const int64_t tokens = inputs.x.size(0);
-  std::vector<cpu::TokenStats> stats(static_cast<size_t>(tokens));
-  LogitBlocks blocks(inputs.x, inputs.weight);
-  blocks.run(inputs.x, inputs.weight,
-             [&](int64_t first, int64_t count, const Tensor&, const float* logits) {
-               stats_of(inputs, first, count, logits, blocks.stride(), true, stats.data());
-             });
-  for (int i = 0; i < 2; ++i) {
-    out[i] = Tensor::empty({tokens});
-    for (int64_t t = 0; t < tokens; ++t) {
-      const cpu::TokenStats& s = stats[static_cast<size_t>(t)];
-      out[i].data<float>()[t] = i == 0 ? s.log_prob : s.entropy;
-    }
-  }
+  const Stats stats = forward_blocks(Inputs(*in[0], *in[1], *in[2], *in[3]), true);
+  out[0] = column(stats, &cpu::TokenStats::log_prob);
+  out[1] = column(stats, &cpu::TokenStats::entropy);
+  out[2] = column(stats, &cpu::TokenStats::hit);
 }
 
 /// What one pass over the blocks of logits gives, from gradients of log_prob and entropy ([T],
 /// contiguous float32, or undefined).
 struct Backward {
   Tensor dx, dweight, dscale;
-  Tensor log_prob;
+  Stats stats;
 };
 Backward backward_blocks(const Inputs& in, const Tensor& g_log_prob, const Tensor& g_entropy,
                          bool want_x, bool want_weight, bool want_scale) {
   const int64_t tokens = in.x.size(0), n = in.weight.size(0), width = in.x.size(1);
   Backward out;
-  out.log_prob = Tensor::empty({tokens});
+  out.stats.resize(static_cast<size_t>(tokens));
   if (want_x) out.dx = Tensor::empty({tokens, width});
   if (want_weight) out.dweight = tokens ? Tensor::empty({n, width}) : Tensor::zeros({n, width});
   const Tensor slopes = want_scale ? Tensor::empty({tokens}) : Tensor();
-  std::vector<cpu::TokenStats> stats(static_cast<size_t>(tokens));
+  cpu::TokenStats* stats = out.stats.data();
   const auto at = [](const Tensor& x, int64_t i) {
     return x.defined() ? x.data<float>() + i : nullptr;
   };
   LogitBlocks blocks(in.x, in.weight);
   const int64_t stride = blocks.stride();
   blocks.run(in.x, in.weight, [&](int64_t first, int64_t count, const Tensor& x, float* logits) {
-    stats_of(in, first, count, logits, stride, g_entropy.defined(), stats.data());
+    stats_of(in, first, count, logits, stride, g_entropy.defined(), stats);
     each_rows(count, n, [&](int64_t r, int64_t rows) {
       const int64_t t = first + r;
       cpu::kernels().token_backward_rows(rows, n, logits + r * stride, stride, in.scale,
-                                         in.target + t, stats.data() + t, at(g_log_prob, t),
+                                         in.target + t, stats + t, at(g_log_prob, t),
                                          at(g_entropy, t), at(slopes, t));
     });
     const ProductRows g{logits, Dtype::f32, count, n, stride};
@@ -159,8 +170,6 @@ Backward backward_blocks(const Inputs& in, const Tensor& g_log_prob, const Tenso
                      out.dweight.data<float>(), first > 0);
     }
   });
-  for (int64_t t = 0; t < tokens; ++t)
-    out.log_prob.data<float>()[t] = stats[static_cast<size_t>(t)].log_prob;
   if (want_scale) out.dscale = sum(slopes);
   return out;
 }
@@ -200,32 +209,47 @@ void cross_entropy_vjp(const VjpContext& c, Tensor* grads) {
 }
 
 // --- linear_nll ---------------------------------------------------------------------------------
+/// linear_cross_entropy with its third output.
+TensorTriple token_rows(const Tensor& x, const Tensor& weight, const Tensor& targets,
+                        const Tensor& scale) {
+  return apply_many<3>(OpId::linear_cross_entropy, Attrs(), x, weight, targets, scale);
+}
+
 /// Which gradients the forward pass makes.
 struct NllAttrs {
   int32_t x, weight;
 };
 
-/// Outputs: dx, dweight (empty where nobody asked), the loss.
+/// Outputs: dx, dweight (empty where nobody asked), the loss, whether targets have the largest
+/// logit.
 void nll_cpu(const Tensor* const* in, const Attrs& attrs, Tensor* out) {
   NoGrad guard;
   const Tensor &x = *in[0], &weight = *in[1], &targets = *in[2], &token_weights = *in[3];
   const auto& wanted = attrs.as<NllAttrs>();
+  const bool any = wanted.x || wanted.weight;
   Tensor log_prob;
-  if (!wanted.x && !wanted.weight) {
-    log_prob = linear_cross_entropy(x, weight, targets, *in[4])[0];
-  } else if (x.dtype() == Dtype::f64) {
-    log_prob = linear_cross_entropy(x, weight, targets, *in[4])[0];
-    const Tensor g[2] = {-token_weights, Tensor()}, inputs[4] = {x, weight, targets, *in[4]};
+  if (x.dtype() == Dtype::f64) {
+    const TensorTriple rows = token_rows(x, weight, targets, *in[4]);
+    log_prob = rows[0];
+    out[3] = rows[2];
+    const Tensor g[3] = {-token_weights, {}, {}}, inputs[4] = {x, weight, targets, *in[4]};
     Tensor grads[4];
-    cross_entropy_vjp(
-        {attrs, inputs, nullptr, g, nullptr, static_cast<uint8_t>(wanted.x | wanted.weight << 1)},
-        grads);
+    if (any)
+      cross_entropy_vjp(
+          {attrs, inputs, nullptr, g, nullptr, static_cast<uint8_t>(wanted.x | wanted.weight << 1)},
+          grads);
     out[0] = grads[0];
     out[1] = grads[1];
   } else {
-    Backward b = backward_blocks(Inputs(x, weight, targets, *in[4]), dense(-token_weights),
-                                 Tensor(), wanted.x, wanted.weight, false);
-    log_prob = b.log_prob;
+    const Inputs inputs(x, weight, targets, *in[4]);
+    Backward b;
+    if (any) {
+      b = backward_blocks(inputs, dense(-token_weights), Tensor(), wanted.x, wanted.weight, false);
+    } else {
+      b.stats = forward_blocks(inputs, false);
+    }
+    log_prob = column(b.stats, &cpu::TokenStats::log_prob);
+    out[3] = column(b.stats, &cpu::TokenStats::hit);
     if (wanted.x) out[0] = cast(b.dx, x.dtype());
     if (wanted.weight) out[1] = cast(b.dweight, weight.dtype());
   }
@@ -235,8 +259,9 @@ void nll_cpu(const Tensor* const* in, const Attrs& attrs, Tensor* out) {
 }
 
 void nll_decompose(const Tensor* const* in, const Attrs&, Tensor* out) {
-  const auto parts = linear_cross_entropy(*in[0], *in[1], *in[2], *in[4]);
-  out[2] = -sum(*in[3] * parts[0]);
+  const TensorTriple rows = token_rows(*in[0], *in[1], *in[2], *in[4]);
+  out[2] = -sum(*in[3] * rows[0]);
+  out[3] = rows[2];
 }
 
 void nll_vjp(const VjpContext& c, Tensor* grads) {
@@ -280,12 +305,12 @@ TensorPair linear_cross_entropy(const Tensor& x, const Tensor& weight, const Ten
                                 const Tensor& inverse_temperature) {
   const Checked checked =
       check_inputs("linear_cross_entropy", x, weight, targets, inverse_temperature);
-  return apply_many<2>(OpId::linear_cross_entropy, Attrs(), x, weight, checked.targets,
-                       checked.scale);
+  const TensorTriple rows = token_rows(x, weight, checked.targets, checked.scale);
+  return {rows[0], rows[1]};
 }
 
-Tensor linear_nll(const Tensor& x, const Tensor& weight, const Tensor& targets,
-                  const Tensor& token_weights, const Tensor& inverse_temperature) {
+TensorPair linear_nll(const Tensor& x, const Tensor& weight, const Tensor& targets,
+                      const Tensor& token_weights, const Tensor& inverse_temperature) {
   const Checked checked = check_inputs("linear_nll", x, weight, targets, inverse_temperature);
   BESSEMER_CHECK(dtype_is_float(token_weights.dtype()), TypeError,
                  "[linear_nll] token_weights are ", dtype_name(token_weights.dtype()),
@@ -297,17 +322,20 @@ Tensor linear_nll(const Tensor& x, const Tensor& weight, const Tensor& targets,
   const bool grad = current_mode & kModeGrad;
   // What the forward pass does not differentiate.
   if (grad &&
-      (weights.requires_grad() || (checked.scale.defined() && checked.scale.requires_grad())))
-    return -sum(weights * linear_cross_entropy(x, weight, checked.targets, checked.scale)[0]);
+      (weights.requires_grad() || (checked.scale.defined() && checked.scale.requires_grad()))) {
+    const TensorTriple rows = token_rows(x, weight, checked.targets, checked.scale);
+    return {-sum(weights * rows[0]), rows[2]};
+  }
   const NllAttrs attrs{grad && x.requires_grad(), grad && weight.requires_grad()};
-  return apply_many<3>(OpId::linear_nll, Attrs::of(attrs), x, weight, checked.targets, weights,
-                       checked.scale)[2];
+  const auto out = apply_many<4>(OpId::linear_nll, Attrs::of(attrs), x, weight, checked.targets,
+                                 weights, checked.scale);
+  return {out[2], out[3]};
 }
 
 constexpr OpInfo BESSEMER_ROW(linear_cross_entropy) = {
     .name = "linear_cross_entropy",
     .inputs = 4,
-    .outputs = 2,
+    .outputs = 3,
     .saves = kSaveIn0 | kSaveIn1 | kSaveIn2 | kSaveIn3,
     .vjp = cross_entropy_vjp,
     .cpu = cross_entropy_cpu,
@@ -321,7 +349,7 @@ constexpr OpInfo BESSEMER_ROW(linear_cross_entropy) = {
 constexpr OpInfo BESSEMER_ROW(linear_nll) = {
     .name = "linear_nll",
     .inputs = 5,
-    .outputs = 3,
+    .outputs = 4,
     .saves = kSaveOut0 | kSaveOut1,
     .vjp = nll_vjp,
     .cpu = nll_cpu,

@@ -56,7 +56,7 @@ enum : uint16_t {
   kSaveShapes = 64,  // the gradient asks VjpContext::in_shape
 };
 inline constexpr int kMaxInputs = 7;
-inline constexpr int kMaxOutputs = 3;
+inline constexpr int kMaxOutputs = 4;
 
 /// What a gradient rule sees. Undefined tensors stand for what was not saved.
 struct VjpContext {

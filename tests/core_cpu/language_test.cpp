@@ -106,7 +106,8 @@ const std::pair<const char*, Kernel> kernels_by_row[] = {
        t.token_stats_rows(rows, n, x.data(), n, 0.7f, targets.data(), true, stats.data());
        std::vector<float> y;
        for (const TokenStats& s : stats) {
-         for (const float v : {s.max, s.log_sum, s.log_prob, s.entropy}) y.push_back(v);
+         for (const float v : {s.max, s.log_sum, s.log_prob, s.entropy, s.hit ? 1.0f : 0.0f})
+           y.push_back(v);
        }
        return y;
      }},

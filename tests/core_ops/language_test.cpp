@@ -121,6 +121,41 @@ TEST_CASE("log_prob and entropy have the bits of the rows they stand for") {
   }
 }
 
+TEST_CASE("a target is hit where it is the first largest logit") {
+  const int64_t count = 150;
+  for (const int64_t vocabulary : {1, 2, 17, 300, 4099}) {
+    Tensor weight = floats({vocabulary, 8}, 2);
+    for (int64_t v = vocabulary / 2; v < vocabulary; ++v)  // the second half repeats the first
+      for (int64_t i = 0; i < 8; ++i)
+        weight.data<float>()[v * 8 + i] = weight.data<float>()[(v - vocabulary / 2) * 8 + i];
+    for (const Dtype dtype : {Dtype::f32, Dtype::bf16, Dtype::f64}) {
+      const Tensor x = cast(floats({count, 8}, 1), dtype);
+      for (const double scale : {1.0, 0.37}) {
+        const Tensor inverse = Tensor::scalar(scale, dtype == Dtype::f64 ? dtype : Dtype::f32);
+        const Tensor z = linear(x, weight, Tensor(), cpu::Activation::none, true) * inverse;
+        const Tensor best = argmax(z), w = Tensor::ones({count});
+        const Tensor ids = Tensor::empty({count}, Dtype::i64);
+        for (int64_t t = 0; t < count; ++t) {  // the first, its double, any other
+          int64_t& id = ids.data<int64_t>()[t] = best.data<int64_t>()[t];
+          if (t % 3 == 1 && id + vocabulary / 2 < vocabulary) id += vocabulary / 2;
+          if (t % 3 == 2) id = t * 7 % vocabulary;
+        }
+        const Tensor expected = eq(best, ids);
+        CAPTURE(vocabulary);
+        CAPTURE(dtype_name(dtype));
+        CHECK(same_bits(linear_nll(x, weight, ids, w, inverse)[1], expected));
+        Tensor leaf = x.detach(), slopes = Tensor::ones({count});
+        set_requires_grad(leaf);
+        const auto [loss, hit] = linear_nll(leaf, weight, ids, w, inverse);
+        CHECK(same_bits(hit, expected));
+        CHECK(!hit.requires_grad());
+        set_requires_grad(slopes);
+        CHECK(same_bits(linear_nll(leaf, weight, ids, slopes, inverse)[1], expected));
+      }
+    }
+  }
+}
+
 TEST_CASE("blocks of logits give the gradients of the whole, for any number of threads") {
   const int64_t count = 300, vocabulary = 90;
   const Tensor x = testing::draw({count, 12}, 1), weight = testing::draw({vocabulary, 12}, 2);
@@ -134,7 +169,7 @@ TEST_CASE("blocks of logits give the gradients of the whole, for any number of t
       const auto [l, h] = linear_cross_entropy(leaves[0], leaves[1], ids, leaves[2]);
       backward(sum(cast(w, dtype) * l) + sum(cast(w, dtype) * square(h)));
     } else {
-      backward(linear_nll(leaves[0], leaves[1], ids, w));
+      backward(linear_nll(leaves[0], leaves[1], ids, w)[0]);
     }
     std::vector<Tensor> out;
     for (const Tensor& leaf : leaves) out.push_back(grad(leaf));
@@ -160,7 +195,7 @@ TEST_CASE("the logits are never held") {
   Tensor weight = floats({vocabulary, width}, 2);
   set_requires_grad(weight);
   const MemoryStats before = memory_stats();
-  const Tensor loss = linear_nll(x, weight, ids, Tensor::ones({count}));
+  const Tensor loss = linear_nll(x, weight, ids, Tensor::ones({count}))[0];
   backward(loss);
   // 64 MiB of logits; blocks of 128 tokens are 8.
   CHECK(memory_stats().peak <= std::max(before.peak, before.current + (10 << 20)));
@@ -268,7 +303,7 @@ TEST_CASE("linear_nll has no second derivative and says so") {
   const Tensor x = floats({3, 4}, 1), ids = tokens(3, 5, 3);
   Tensor weight = floats({5, 4}, 2);
   set_requires_grad(weight);
-  const Tensor loss = linear_nll(x, weight, ids, Tensor::ones({3}));
+  const Tensor loss = linear_nll(x, weight, ids, Tensor::ones({3}))[0];
   const std::array inputs{weight};
   CHECK_THROWS_AS(gradients(std::array{loss}, inputs, {}, true, true), ValueError);
 }
@@ -313,7 +348,7 @@ TEST_CASE("gradients beside float32 master weights are float32") {
   set_requires_grad(leaf);
   const Tensor h = rms_norm(leaf, scale);
   CHECK(h.dtype() == Dtype::bf16);
-  backward(linear_nll(h, weight, ids, Tensor::ones({9})) + sum(linear(h, weight)));
+  backward(linear_nll(h, weight, ids, Tensor::ones({9}))[0] + sum(linear(h, weight)));
   CHECK(grad(weight).dtype() == Dtype::f32);
   CHECK(grad(scale).dtype() == Dtype::f32);
   CHECK(grad(leaf).dtype() == Dtype::bf16);

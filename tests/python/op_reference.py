@@ -109,7 +109,9 @@ def np_linear_cross_entropy(x, weight, targets, inverse_temperature):
 
 def np_linear_nll(x, weight, targets, token_weights, inverse_temperature):
     log_prob = np_linear_cross_entropy(x, weight, targets, inverse_temperature)[0]
-    return -np.sum(token_weights * log_prob)
+    scale = 1 if inverse_temperature is None else inverse_temperature
+    hit = np.argmax(scale * (x @ weight.T), -1) == targets if len(x) else np.zeros(0, bool)
+    return -np.sum(token_weights * log_prob), hit
 
 
 def np_sample_tokens(logits, uniform, temperature, top_k, top_p):

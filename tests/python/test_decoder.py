@@ -132,7 +132,7 @@ def test_training():
     for _ in range(20):
         adam.zero_grad()
         hidden = decoder.hidden(tokens)
-        loss = bs.linear_nll(hidden, decoder.output_weight, bs.tensor(TOKENS[1:21]), weights)
+        loss, _ = bs.linear_nll(hidden, decoder.output_weight, bs.tensor(TOKENS[1:21]), weights)
         loss.backward()
         adam.step()
         losses.append(loss.item())

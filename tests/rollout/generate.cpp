@@ -470,7 +470,7 @@ TEST_CASE("a decoder of two layers learns a sentence by heart and says it") {
   for (int step = 0; step < 120; ++step) {
     nn::zero_grad(adam.parameters());
     const Tensor nll =
-        linear_nll(decoder.hidden(inputs, packed), decoder.output_weight(), targets, weights);
+        linear_nll(decoder.hidden(inputs, packed), decoder.output_weight(), targets, weights)[0];
     loss = nll.item();
     backward(nll);
     adam.step(1e-2);

@@ -66,7 +66,7 @@ double loss_and_gradients(const nn::Decoder& decoder, const std::vector<Pack>& p
     const auto n = static_cast<int64_t>(pack.rows.size());
     const Tensor part =
         linear_nll(pack_rows(pack_hidden(decoder, pack), pack), decoder.output_weight(),
-                   index_tensor(pack.targets), Tensor::full({n}, 1 / total));
+                   index_tensor(pack.targets), Tensor::full({n}, 1 / total))[0];
     loss += part.item();
     backward(part);
   }

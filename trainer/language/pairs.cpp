@@ -225,9 +225,10 @@ void RewardTrainer::learn(Metrics& metrics) {
     loss += part.loss;
     if (sft_weight > 0) {
       const std::vector<float> weights = chosen_weights(pack, sft_weight);
-      roots.push_back(linear_nll(
-          pack_rows(hidden, pack), model_.decoder->output_weight(), index_tensor(pack.targets),
-          Tensor::from(std::span<const float>(weights), {static_cast<int64_t>(weights.size())})));
+      roots.push_back(linear_nll(pack_rows(hidden, pack), model_.decoder->output_weight(),
+                                 index_tensor(pack.targets),
+                                 Tensor::from(std::span<const float>(weights),
+                                              {static_cast<int64_t>(weights.size())}))[0]);
       seeds.push_back(Tensor::scalar(1));
       loss += roots.back().item();
       metrics.add("sft_loss", roots.back().item() / config_.trainer.language.sft_coef,

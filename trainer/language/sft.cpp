@@ -40,12 +40,9 @@ void Sft::pass(const Pack& pack, double total, bool learn, Sums& sums) {
   if (n == 0) return;
   const Tensor x = pack_rows(pack_hidden(*model_.decoder, pack), pack);
   const Tensor weight = model_.decoder->output_weight(), targets = index_tensor(pack.targets);
-  const Tensor loss = linear_nll(x, weight, targets, Tensor::full({n}, 1 / total));
+  const auto [loss, hit] = linear_nll(x, weight, targets, Tensor::full({n}, 1 / total));
   if (learn) backward(loss);
-  const NoGrad no_grad;
-  const Tensor best = argmax(model_.decoder->logits(x.detach()), -1);
-  for (int64_t i = 0; i < n; ++i)
-    sums.right += best.data<int64_t>()[i] == pack.targets[static_cast<size_t>(i)];
+  for (const bool right : hit.values<bool>()) sums.right += right;
   sums.loss += loss.item();
   sums.tokens += static_cast<double>(n);
 }

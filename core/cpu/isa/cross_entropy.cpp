@@ -73,13 +73,26 @@ float row_entropy(int64_t n, const float* x, float scale, float max, float log_s
   return -(blocks == 1 ? sums[0] : row_sum(blocks, sums));
 }
 
+/// Whether any of x * scale is `value`.
+bool scaled_has(int64_t n, const float* x, float scale, float value) {
+  for (int64_t first = 0; first < n; first += kPart) {
+    const int64_t count = least(n - first, kPart);
+    int32_t equal = 0;
+    for (int64_t i = 0; i < count; ++i) equal |= x[first + i] * scale == value;
+    if (equal) return true;
+  }
+  return false;
+}
+
 void token_stats_rows(int64_t rows, int64_t n, const float* raw, int64_t row_stride, float scale,
                       const int64_t* targets, bool entropy, TokenStats* stats) {
   for (int64_t r = 0; r < rows; ++r, raw += row_stride) {
     TokenStats& s = stats[r];
     s.max = scaled_max(n, raw, scale);
     s.log_sum = scalar::log(scaled_sum_exp(n, raw, scale, s.max));
-    s.log_prob = (raw[targets[r]] * scale - s.max) - s.log_sum;
+    const float z = raw[targets[r]] * scale;
+    s.log_prob = (z - s.max) - s.log_sum;
+    s.hit = z == s.max && !scaled_has(targets[r], raw, scale, s.max);
     s.entropy = entropy ? row_entropy(n, raw, scale, s.max, s.log_sum) : 0.0f;
   }
 }
