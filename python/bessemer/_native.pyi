@@ -225,7 +225,7 @@ class Tensor:
         targets: TensorLike,
         token_weights: TensorLike,
         inverse_temperature: TensorLike | None = None,
-    ) -> Tensor: ...
+    ) -> tuple[Tensor, Tensor]: ...
     def sample_tokens(
         self, uniform: TensorLike, temperature: TensorLike, top_k: TensorLike, top_p: TensorLike
     ) -> tuple[Tensor, Tensor]: ...
@@ -396,7 +396,7 @@ def linear_nll(
     targets: TensorLike,
     token_weights: TensorLike,
     inverse_temperature: TensorLike | None = None,
-) -> Tensor: ...
+) -> tuple[Tensor, Tensor]: ...
 def sample_tokens(
     logits: TensorLike,
     uniform: TensorLike,
