@@ -245,8 +245,7 @@ struct Server::Impl {
     session->key = random_hex(16);  // whoever knows it may use the session
     session->peer = peer;
     session->client = client;
-    session->hello = message.id;
-    session->ack = message.id;
+    session->hello = session->ack = message.id;
     session->next = message.id + 1;
     session->lease =
         std::clamp(message.fields.number("lease", options.lease), 0.05, options.max_lease);
