@@ -92,15 +92,23 @@ def goes_on(process, out):
     return process.poll() is None
 
 
+def joined(pid):
+    """A worker maps the memory that its hub's welcome named: from then on it has a lease."""
+    try:
+        return "memfd:bessemer-wire" in pathlib.Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return False
+
+
 def hit(process, pid, number=signal.SIGKILL):
     """Sends a signal to a child of the run; False when it was gone, and its number perhaps
-    another's."""
+    another's, or when it would stop before it has a lease that ends."""
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
         return False
     try:
-        if pid not in children(process.pid):
+        if pid not in children(process.pid) or (number == signal.SIGSTOP and not joined(pid)):
             return False
         signal.pidfd_send_signal(handle, number)
         return True
